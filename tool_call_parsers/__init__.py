@@ -1,0 +1,1 @@
+"""What a model sampled -> OpenAI tool calls, and new messages -> token ids."""
