@@ -99,7 +99,13 @@ class Sandbox(Protocol):
     id: str
 
     async def exec(
-        self, argv: Sequence[str], *, timeout_seconds: float, stdin: bytes = b"", cwd: str = "/workspace", max_output: int = 1 << 20
+        self,
+        argv: Sequence[str],
+        *,
+        timeout_seconds: float,
+        stdin: bytes = b"",
+        cwd: str = "/workspace",
+        max_output: int = 1 << 20,
     ) -> ExecResult:
         """Run one command to its end, at most once. No process of it is alive when this returns.
 

@@ -9,6 +9,7 @@ from pathlib import Path
 
 from pydantic import SecretStr
 
+from core.config import validated
 from core.errors import ConfigError
 from core.types import Value
 
@@ -33,8 +34,6 @@ def read_settings(environ: Mapping[str, str] | None = None, dotenv: Path = Path(
 
     Raises ConfigError for a line of `.env` that is not NAME=value and for a value of the wrong type.
     """
-    from core.config import validated
-
     variables = {**read_dotenv(dotenv), **(os.environ if environ is None else environ)}
     known = {PREFIX + name.upper(): name for name in Settings.model_fields}
     found = {field: variables[variable] for variable, field in known.items() if variables.get(variable)}

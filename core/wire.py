@@ -62,7 +62,7 @@ def _pack_tuple(value: object) -> object:
     if len(value) < MIN_PACKED:
         return list(value)
     kinds = set(map(type, value))
-    if kinds == {int} and -(2**31) <= min(value) and max(value) < 2**31:
+    if kinds == {int} and min(value) >= -(2**31) and max(value) < 2**31:
         return msgpack.ExtType(INT32, _little_endian(array("i", value)))
     if kinds == {float}:
         narrow = array("f", value)

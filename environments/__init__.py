@@ -1,0 +1,1 @@
+"""Tasks, tools and rewards, and the loop that plays them. Loads without torch."""

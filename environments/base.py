@@ -1,0 +1,82 @@
+"""The contract of an environment: tasks, tools, a reward and gold answers, and nothing else.
+
+An environment object lives as long as its server and holds what is shared (a dataset, an evaluator). What belongs
+to one episode is passed as an argument and never parked on `self`.
+"""
+
+from collections.abc import Awaitable, Callable, Sequence
+from dataclasses import dataclass
+from enum import StrEnum
+from types import TracebackType
+from typing import Protocol, Self
+
+from backends.base import SandboxSpec
+from core.registry import Registry
+from core.types import JsonObject, Reward, Task, ToolSpec, Trajectory, Turn
+from environments.tool_context import ToolContext
+
+
+class Split(StrEnum):
+    """Which part of the tasks: what is learned from, and what is only measured on."""
+
+    TRAIN = "train"
+    HELD_OUT = "held_out"
+
+
+@dataclass(frozen=True)
+class Tool:
+    """A tool that a policy may call: its schema, and what answers.
+
+    `run` gets arguments that the schema accepted and returns the text that the policy reads. It raises ToolMistake
+    for what the policy did wrong; anything else that it raises is a Failure of the episode.
+    """
+
+    spec: ToolSpec
+    run: Callable[[ToolContext, JsonObject], Awaitable[str]]
+    ends_episode: bool = False
+
+
+class ToolMistake(Exception):
+    """The policy used a tool wrongly; the message is its answer."""
+
+
+class Environment(Protocol):
+    """What a researcher writes. Entered once per server with `async with`."""
+
+    name: str
+    max_turns: int
+
+    async def __aenter__(self) -> Self: ...
+
+    async def __aexit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None: ...
+
+    def tasks(self, split: Split) -> Sequence[Task]:
+        """All tasks of a split, in a fixed order."""
+        ...
+
+    def tools(self, task: Task) -> Sequence[Tool]:
+        """The tools of one task; their specs are `task.tools`."""
+        ...
+
+    def sandbox(self, task: Task) -> SandboxSpec:
+        """What the episode's sandbox is made of."""
+        ...
+
+    async def reward(self, task: Task, turns: Sequence[Turn], context: ToolContext) -> Reward:
+        """Score a finished episode in the sandbox that it left behind. What it raises becomes a Failure."""
+        ...
+
+    def gold(self, task: Task) -> Sequence[str]:
+        """Completions, one a turn, of an expert that earns the full reward: text as a hermes-format model writes it."""
+        ...
+
+    def report(self, trajectories: Sequence[Trajectory]) -> dict[str, float]:
+        """Named figures of an evaluation, such as success_rate, over scored trajectories."""
+        ...
+
+
+ENVIRONMENTS: Registry[Callable[..., Environment]] = Registry(
+    "environment", {"nat_agent": "environments.nat_agent.environment:NatAgent"}
+)
