@@ -8,7 +8,6 @@ import json
 import tomllib
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from types import UnionType
 from typing import TypeVar, get_args
 
 from pydantic import BaseModel, JsonValue, ValidationError
@@ -35,15 +34,15 @@ def load_config(kind: type[M], path: Path | None = None, overrides: Sequence[str
 
 
 def read_file(path: Path) -> JsonObject:
-    """The mapping in a .toml, .yaml, .yml or .json file."""
+    """The mapping in a .toml, .yaml, .yml or .json file; an empty YAML file is an empty mapping."""
     try:
-        text = path.read_text(encoding="utf-8")
+        data = _parse(path.suffix, path.read_text(encoding="utf-8"))
     except OSError as error:
         raise ConfigError(f"{path}: {error.strerror or error}") from error
-    try:
-        data = _parse(path.suffix, text)
-    except ValueError as error:
+    except (ValueError, RecursionError) as error:
         raise ConfigError(f"{path}: {' '.join(str(error).split())}") from error
+    if data is None:
+        return {}
     if not isinstance(data, dict):
         raise ConfigError(f"{path}: expected a mapping at the top, found {type(data).__name__}")
     return data
@@ -125,7 +124,7 @@ def _known_keys(kind: type[BaseModel], path: Sequence[int | str]) -> tuple[str, 
     return tuple(sorted(current.model_fields))
 
 
-def _model_of(annotation: type | UnionType | None) -> type[BaseModel] | None:
+def _model_of(annotation: object) -> type[BaseModel] | None:
     for candidate in (annotation, *get_args(annotation)):
         if isinstance(candidate, type) and issubclass(candidate, BaseModel):
             return candidate

@@ -17,7 +17,7 @@
 Adding one: subclass the closest node, name the thing, what was found and what would be right in the message.
 """
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Generator, Sequence
 from contextlib import contextmanager
 from difflib import get_close_matches
 
@@ -109,7 +109,7 @@ def did_you_mean(found: str, known: Sequence[str]) -> str:
 
 
 @contextmanager
-def boundary(kind: type[BoundaryError], where: str) -> Iterator[None]:
+def boundary(kind: type[BoundaryError], where: str) -> Generator[None]:
     """Name the boundary that an exception crossed, once.
 
     Errors of natgym pass unchanged: they were named closer to their cause. Cancellation is not an error and

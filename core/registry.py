@@ -31,15 +31,15 @@ class Registry(Generic[T]):
         Raises UnknownName with the nearest name and all known ones, and MissingRuntime where the module of a
         known name needs a package that is not installed.
         """
-        path = self.table.get(name, name)
-        module_name, separator, attribute = path.partition(":")
-        if not separator:
+        module_name, _, attribute = self.table.get(name, name).partition(":")
+        if not attribute or not all(part.isidentifier() for part in module_name.split(".")):
             raise UnknownName(self.kind, name, self.names)
         try:
-            return getattr(import_module(module_name), attribute)
+            module = import_module(module_name)
         except ModuleNotFoundError as error:
-            if error.name is not None and module_name.startswith(error.name):
+            if f"{module_name}.".startswith(f"{error.name}."):
                 raise UnknownName(self.kind, name, self.names) from error
             raise MissingRuntime(f"{self.kind} {name!r} needs the package {error.name!r}, which is not installed") from error
-        except AttributeError as error:
-            raise UnknownName(self.kind, name, self.names) from error
+        if not hasattr(module, attribute):
+            raise UnknownName(self.kind, name, self.names)
+        return getattr(module, attribute)
