@@ -1,0 +1,63 @@
+# make run      set everything up, then the main job (ARGS="--steps 2" goes to it)
+# make test     set everything up, then run the tests (ARGS="-k wire" goes to pytest)
+# make setup | nat | lint | types | layers | coverage | clean
+# PYTHON=/path/to/python3.12 picks the interpreter
+
+SHELL := bash
+.SHELLFLAGS := -euo pipefail -c
+.DEFAULT_GOAL := setup
+.PHONY: run test setup nat bubblewrap lint types layers coverage clean
+
+ARGS ?=
+PIP_INSTALL = bin/python -m pip install --quiet --disable-pip-version-check --no-input
+
+# A stamp counts only while its environment stands where it was made and its interpreter starts.
+stands = $(shell grep -qsF '$(CURDIR)/$(1)' $(1)/bin/activate && $(1)/bin/python -c '' 2>&1 && echo yes)
+$(foreach venv,.venv .venv-nat,$(if $(filter yes,$(call stands,$(venv))),,$(shell rm -f $(venv)/.ready)))
+
+# Without a stamp the environment is half made: it is made anew, after an interpreter was found.
+make_venv = test -e $@ || { python=$$(.ci/python) && rm -rf $(@D) && "$$python" -m venv $(@D); }
+
+run: setup
+	.venv/bin/natgym up $(ARGS)
+
+test: setup
+	.venv/bin/python -m pytest $(ARGS)
+
+setup: .venv/.ready .venv-nat/.ready bubblewrap
+
+nat: .venv-nat/.ready
+
+.venv/.ready: requirements/torch.txt requirements/natgym.txt requirements/dev.txt pyproject.toml
+	@$(make_venv)
+	@echo "natgym: installing PyTorch and natgym's packages into .venv (minutes)"
+	@.venv/$(PIP_INSTALL) -r requirements/torch.txt -c requirements/natgym.txt
+	@.venv/$(PIP_INSTALL) -r requirements/natgym.txt -r requirements/dev.txt
+	@.venv/$(PIP_INSTALL) --no-deps --no-build-isolation --config-settings editable_mode=compat -e .
+	@touch $@
+
+.venv-nat/.ready: requirements/nat.txt
+	@$(make_venv)
+	@echo "natgym: installing the NAT runtime into .venv-nat (minutes)"
+	@.venv-nat/$(PIP_INSTALL) -r requirements/nat.txt
+	@touch $@
+
+bubblewrap:
+	@command -v bwrap >/dev/null || .ci/apt bubblewrap || echo "natgym: going on; sandboxes will not start without bubblewrap"
+
+lint: .venv/.ready
+	.venv/bin/python -m ruff check .
+	.venv/bin/python -m ruff format --check .
+
+types: .venv/.ready
+	.venv/bin/python -m pyright
+
+layers: .venv/.ready
+	.venv/bin/python -m pytest -q tests/test_layers.py tests/test_slim_import.py
+
+coverage: setup
+	.venv/bin/python -m pytest --cov --cov-report=term:skip-covered $(ARGS)
+
+clean:
+	rm -rf .venv .venv-nat build dist *.egg-info .coverage .ruff_cache .hypothesis
+	find . -name __pycache__ -type d -prune -exec rm -rf {} +
