@@ -1,0 +1,70 @@
+"""The process on the host that holds a sandbox up: started with a socket, watched, waited for."""
+
+import asyncio
+import os
+import socket
+import subprocess
+from collections.abc import Sequence
+
+
+class HostProcess:
+    """Made with `start`; `end` must be awaited once."""
+
+    def __init__(self, process: "subprocess.Popen[bytes]", messages: int) -> None:
+        self._process, self._messages = process, messages
+        self._pidfd = os.pidfd_open(process.pid)
+        self._ended = asyncio.Event()
+        asyncio.get_running_loop().add_reader(self._pidfd, self._on_end)
+
+    @classmethod
+    def start(cls, argv: Sequence[str], end: socket.socket, fds: Sequence[int] = (), user: int | None = None) -> "HostProcess":
+        """Start `argv`, which inherits `end` and `fds` and nothing else; as `user` where one is given.
+
+        Called on the thread of the event loop, which lives on: bubblewrap dies with the thread that started it.
+        """
+        messages = os.memfd_create("messages")
+        try:
+            process = subprocess.Popen(
+                argv,
+                stdin=subprocess.DEVNULL,
+                stdout=subprocess.DEVNULL,
+                stderr=messages,
+                pass_fds=[end.fileno(), *fds],
+                env={"PATH": "/usr/local/bin:/usr/bin:/bin", "LANG": "C.UTF-8"},
+                cwd="/",
+                start_new_session=True,
+                user=user,
+                group=user,
+                extra_groups=None if user is None else [],
+            )
+        except BaseException:
+            os.close(messages)
+            raise
+        return cls(process, messages)
+
+    @property
+    def pid(self) -> int:
+        """Its process id on the host."""
+        return self._process.pid
+
+    def messages(self) -> str:
+        """The end of what it wrote to standard error."""
+        size = os.fstat(self._messages).st_size
+        return os.pread(self._messages, 2000, max(0, size - 2000)).decode("utf-8", "replace").strip()
+
+    async def end(self, seconds: float) -> None:
+        """Wait for its end that long, then kill it; every descriptor is closed afterwards."""
+        try:
+            async with asyncio.timeout(seconds):
+                await self._ended.wait()
+        except TimeoutError:
+            self._process.kill()
+            await self._ended.wait()
+        self._process.wait()  # it has ended, so this returns at once
+        asyncio.get_running_loop().remove_reader(self._pidfd)
+        os.close(self._pidfd)
+        os.close(self._messages)
+
+    def _on_end(self) -> None:
+        asyncio.get_running_loop().remove_reader(self._pidfd)
+        self._ended.set()
