@@ -1,0 +1,1 @@
+"""A durable queue of scored groups between environment servers and a trainer."""

@@ -1,0 +1,136 @@
+"""What crosses the rollout API's border, besides ScoredGroup and Update."""
+
+from enum import StrEnum
+
+from pydantic import Field
+
+from core.types import ScoredGroup, Update, Value
+
+MAX_WAIT_SECONDS = 60.0
+Name = Field(min_length=1, max_length=200)
+
+
+class RunStatus(StrEnum):
+    """Whether environments should produce."""
+
+    RUNNING = "running"
+    PAUSED = "paused"
+    FINISHED = "finished"
+
+
+class RunSpec(Value):
+    """What a trainer declares of its run. Opening the same id again resumes it."""
+
+    id: str = Name
+    groups_per_batch: int = Field(ge=1)
+    group_size: int = Field(ge=1)
+    max_staleness: int = Field(default=0, ge=0, description="policy versions that a group may be behind")
+    total_steps: int = Field(ge=1)
+    step: int | None = Field(default=None, ge=0, description="updates done by the checkpoint; None: what is known here")
+    policy_version: int | None = Field(default=None, ge=0, description="None: what is known here")
+
+
+class Run(Value):
+    """The run as the rollout API knows it; `step` counts the acknowledged updates."""
+
+    id: str
+    groups_per_batch: int
+    group_size: int
+    max_staleness: int
+    total_steps: int
+    step: int
+    policy_version: int
+    status: RunStatus
+
+
+class RunChange(Value):
+    """A new status for the run of that id."""
+
+    id: str = Name
+    status: RunStatus
+
+
+class EnvironmentSpec(Value):
+    """What an environment declares of itself."""
+
+    group_size: int | None = Field(default=None, ge=1, description="None: the run's")
+    weight: float = Field(default=1.0, gt=0, allow_inf_nan=False, description="share of the groups, against the others'")
+
+
+class DemandQuery(Value):
+    """The question of one environment server: `running` groups are being made, how many more?"""
+
+    environment: str = Name
+    running: int = Field(ge=0, le=1_000_000)
+    worker: str = Field(default="", max_length=200, description="tells servers of one environment apart")
+    wait_seconds: float = Field(default=0.0, ge=0, le=MAX_WAIT_SECONDS, allow_inf_nan=False)
+
+
+class Demand(Value):
+    """How many groups of how many rollouts to start now. `finished`: there will be no more."""
+
+    groups: int
+    group_size: int
+    policy_version: int
+    finished: bool
+
+
+class Receipt(Value):
+    """A group is safe; `first` is False where it already was."""
+
+    id: str
+    first: bool
+
+
+class TakeBatch(Value):
+    """A trainer wants that many groups. The same `batch_id` again is the same batch."""
+
+    batch_id: str = Name
+    groups: int = Field(ge=1, le=100_000)
+    policy_version: int = Field(ge=0)
+    max_staleness: int | None = Field(default=None, ge=0, description="None: the run's")
+    lease_seconds: float = Field(default=600.0, gt=0, le=86_400, allow_inf_nan=False)
+    wait_seconds: float = Field(default=0.0, ge=0, le=MAX_WAIT_SECONDS, allow_inf_nan=False)
+
+
+class BatchReply(Value):
+    """Groups under a lease, in the order in which they arrived."""
+
+    batch_id: str
+    groups: tuple[ScoredGroup, ...]
+
+
+class GroupCounts(Value):
+    """Groups by what became of them. accepted == queued + leased + trained + dropped + failed."""
+
+    accepted: int = 0
+    queued: int = 0
+    leased: int = 0
+    trained: int = 0
+    dropped: int = 0
+    """Staler than the run allows, or left over from a finished run."""
+    failed: int = 0
+    """Without a single scored trajectory."""
+    lost_trajectories: int = 0
+    """Trajectories of accepted groups that hold a Failure."""
+    held_bytes: int = 0
+    """Size of what is queued or leased."""
+
+
+class EnvironmentStatus(Value):
+    """One registered environment."""
+
+    weight: float
+    group_size: int | None
+    running: int
+    """Groups that its servers last said to be making."""
+    counts: GroupCounts
+
+
+class QueueStatus(Value):
+    """Everything that a progress display wants."""
+
+    run: Run | None
+    counts: GroupCounts
+    environments: dict[str, EnvironmentStatus]
+    last_update: Update | None
