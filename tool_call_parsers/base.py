@@ -8,7 +8,7 @@ from enum import StrEnum
 from typing import Protocol
 
 from core.registry import Registry
-from core.types import ToolCall, ToolSpec, Value
+from core.types import Message, Role, ToolCall, ToolSpec, Value
 
 
 class CallStatus(StrEnum):
@@ -25,11 +25,13 @@ class CallStatus(StrEnum):
 
 
 class MalformedCall(Value):
-    """A block that looked like a call and is none: the raw text and what is wrong with it."""
+    """A block that looked like a call and cannot be used: the raw text and what is wrong with it."""
 
     text: str
     status: CallStatus
     problem: str
+    call: ToolCall | None = None
+    """The call, where the block was well formed: its tool is unknown, or does not accept the arguments."""
 
 
 class ParsedCompletion(Value):
@@ -39,6 +41,11 @@ class ParsedCompletion(Value):
     reasoning: str | None = None
     calls: tuple[ToolCall, ...] = ()
     malformed: tuple[MalformedCall, ...] = ()
+
+    def message(self) -> Message:
+        """The assistant message of this completion: well-formed calls, the usable ones first."""
+        refused = (bad.call for bad in self.malformed if bad.call is not None)
+        return Message(role=Role.ASSISTANT, content=self.content, reasoning=self.reasoning, tool_calls=(*self.calls, *refused))
 
 
 class ToolCallParser(Protocol):

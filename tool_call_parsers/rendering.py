@@ -21,6 +21,7 @@ from tokenizers import Tokenizer
 from core.errors import ConfigError
 from core.types import JsonObject, Message, TokenIds, ToolSpec, Turn
 from tool_call_parsers.chat_template import ChatTemplate
+from tool_call_parsers.schemas import is_text
 
 SPECIAL_TOKEN_NAMES = ("bos_token", "eos_token", "unk_token", "sep_token", "pad_token", "cls_token", "mask_token")
 UNTRUSTED_ROLES = ("user", "tool")
@@ -71,11 +72,11 @@ class Renderer:
 
     def encode(self, text: str) -> list[int]:
         """Ids of a text in which markers are markers: a prompt of ours, or what a model would have sampled."""
-        return self.tokenizer.encode(text, add_special_tokens=False).ids
+        return self.tokenizer.encode(_utf8(text), add_special_tokens=False).ids
 
     def encode_plain(self, text: str) -> list[int]:
         """Ids of a text in which nothing is a marker."""
-        ids = self._plain.encode(text, add_special_tokens=False).ids
+        ids = self._plain.encode(_utf8(text), add_special_tokens=False).ids
         if len(text) < 2 or self._added_ids.isdisjoint(ids):
             return ids
         middle = len(text) // 2  # the model's own vocabulary holds the marker as one word
@@ -244,6 +245,11 @@ def _unused_mark(text: str) -> str:
     while f"zq{number}q" in text:
         number += 1
     return f"zq{number}q"
+
+
+def _utf8(text: str) -> str:
+    """The text with halves of surrogate pairs replaced, which no tokenizer takes."""
+    return text if is_text(text) else text.encode(errors="replace").decode()
 
 
 def _any_of(words: Sequence[str]) -> re.Pattern[str]:

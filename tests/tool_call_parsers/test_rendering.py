@@ -4,10 +4,10 @@ import json
 from pathlib import Path
 
 import pytest
-from tests.tool_call_parsers.tiny_model import DROPS_THINKING, KEEPS_THINKING, WITHOUT_END, tiny_tokenizer, write_model
 
 from core.errors import ConfigError
 from core.types import Message, Role, ToolCall, ToolSpec, Turn
+from tests.tool_call_parsers.tiny_model import DROPS_THINKING, KEEPS_THINKING, WITHOUT_END, tiny_tokenizer, write_model
 from tool_call_parsers.chat_template import RenderError
 from tool_call_parsers.rendering import Renderer, TokenSession, count_forks
 

@@ -57,7 +57,8 @@ OTHERS = """    {%- elif message.role == 'tool' %}
 # Keeps all reasoning.
 KEEPS_THINKING = f"""{TOOLS_HEADER}{{%- for message in messages %}}
     {{%- if message.role == 'assistant' %}}
-        {{%- set thought = '<think>\\n' + message.reasoning_content + '\\n</think>\\n\\n' if message.reasoning_content else '' %}}
+        {{%- set thought = message.reasoning_content or '' %}}
+        {{%- set thought = '<think>\\n' + thought + '\\n</think>\\n\\n' if thought else '' %}}
 {ASSISTANT}{OTHERS}"""
 # Drops the reasoning of turns before the last user message, as Qwen3's does.
 DROPS_THINKING = f"""{TOOLS_HEADER}{{%- set last = namespace(query=0) %}}
