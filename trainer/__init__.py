@@ -1,0 +1,1 @@
+"""Updates the policy from scored groups, and serves it."""
