@@ -53,6 +53,15 @@ MISTAKE_RATES: Mapping[Mistake, float] = {
 TOGETHER_RATE = 0.3
 """How often a demonstration writes a tool and its test in one turn instead of two."""
 
+TESTED_RATE = 0.3
+"""How often the needless turn of a demonstration runs the tests."""
+
+TESTS_FAIL = frozenset(
+    {Mistake.NO_DESCRIPTION, Mistake.PARTIAL_HINTS, Mistake.NOT_REGISTERED, Mistake.RETURN_FOR_YIELD, Mistake.SETTING_IGNORED,
+     Mistake.WRONG_PATH}
+)  # fmt: skip
+"""Demonstrations with these never run the tests: the expert does not see them fail and go on regardless."""
+
 
 class Expert:
     """Plays one specification. `rates` empty: the gold answer."""
@@ -118,7 +127,8 @@ class Expert:
     def _needless(self) -> Iterator[str]:
         """Turns that a careful agent can do without."""
         if self._errs(Mistake.EXTRA_TURN):
-            yield call("bash", command="ls nat_tools")
+            checks = self._chance.random() < TESTED_RATE and TESTS_FAIL.isdisjoint(self.mistakes)
+            yield call("run_tests") if checks else call("bash", command="ls nat_tools")
 
 
 def spoil(source: str, mistake: Mistake) -> str:

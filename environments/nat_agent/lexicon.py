@@ -1,0 +1,16 @@
+"""The words that the small policy copies from a plan into its files: whole tokens of its tokenizer."""
+
+from environments.nat_agent import words
+from environments.nat_agent.mcp_registry import CATALOGUE
+from environments.nat_agent.plan import Scaffold
+
+
+def copied_words() -> tuple[str, ...]:
+    """Every word that fills a gap of a request, every catalogue name and every scaffold, sorted."""
+    lists = (
+        words.THINGS, words.SERVICES, words.BILLED, words.CHARGES, words.REDUCTIONS, words.AMOUNTS, words.MEASURES,
+        words.LEVELS, words.SHAPES, words.MARKS, words.COLLECTIONS, words.PERSONS,
+    )  # fmt: skip
+    units = [unit for sizes in words.UNITS.values() for unit in sizes]
+    servers = [name for server in CATALOGUE for name in (server.name, server.package)]
+    return tuple(sorted({word for group in (*lists, units, servers, [str(one) for one in Scaffold]) for word in group}))
