@@ -9,10 +9,10 @@ SHELL := bash
 .PHONY: run test setup nat bubblewrap lint types layers coverage clean
 
 ARGS ?=
-PIP_INSTALL = bin/python -m pip install --quiet --disable-pip-version-check --no-input
+PIP_INSTALL = bin/python -m pip install --quiet --quiet --disable-pip-version-check --no-input
 
 # A stamp counts only while its environment stands where it was made and its interpreter starts.
-stands = $(shell grep -qsF '$(CURDIR)/$(1)' $(1)/bin/activate && $(1)/bin/python -c '' 2>&1 && echo yes)
+stands = $(shell grep -qsF '$(CURDIR)/$(1)' $(1)/bin/activate && { $(1)/bin/python -c ''; } 2>/dev/null && echo yes)
 $(foreach venv,.venv .venv-nat,$(if $(filter yes,$(call stands,$(venv))),,$(shell rm -f $(venv)/.ready)))
 
 # Without a stamp the environment is half made: it is made anew, after an interpreter was found.
