@@ -1,0 +1,1 @@
+"""How rewards become advantages, and logprobs a loss: one algorithm a file, chosen by name."""

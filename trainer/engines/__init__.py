@@ -1,0 +1,1 @@
+"""Where gradients are made: one engine a file, chosen by name."""

@@ -1,0 +1,92 @@
+"""One lesson: scored groups -> samples -> batch -> gradient -> new weights. Knows nothing of queues and servers."""
+
+import random
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+from core.types import Sample, ScoredGroup
+from trainer.algorithms.base import Algorithm
+from trainer.batch import collate
+from trainer.engines.base import Engine, Pass
+from trainer.samples import Admission, SampleConfig, SampleSet, build_samples
+
+
+@dataclass(frozen=True)
+class Lesson:
+    """What one batch of groups changed."""
+
+    samples: SampleSet
+    passes: tuple[Pass, ...]
+    grad_norms: tuple[float, ...]
+
+    @property
+    def changed(self) -> bool:
+        """Whether a weight was changed."""
+        return bool(self.passes)
+
+    @property
+    def loss(self) -> float:
+        """Mean over optimiser steps; 0.0 where nothing was learned from."""
+        return sum(one.loss for one in self.passes) / max(len(self.passes), 1)
+
+    @property
+    def grad_norm(self) -> float:
+        """Largest gradient norm before clipping, over optimiser steps."""
+        return max(self.grad_norms, default=0.0)
+
+    @property
+    def tokens(self) -> int:
+        """Completion tokens that were passed through the model."""
+        return sum(one.tokens for one in self.passes)
+
+    @property
+    def row_tokens(self) -> int:
+        """The same with prompts and observations."""
+        return sum(one.row_tokens for one in self.passes)
+
+    def mean(self, name: str) -> float:
+        """A measurement per completion token; 0.0 where nothing was learned from."""
+        return sum(one.means[name] * one.tokens for one in self.passes) / max(self.tokens, 1)
+
+    def maximum(self, name: str) -> float:
+        """A measurement's largest value of any completion token."""
+        return max((one.maxima[name] for one in self.passes), default=0.0)
+
+
+class Learner:
+    """An algorithm and the engine that it moves."""
+
+    def __init__(self, engine: Engine, algorithm: Algorithm, config: SampleConfig | None = None, seed: int = 0) -> None:
+        self.engine = engine
+        self.algorithm = algorithm
+        self._config = config or SampleConfig()
+        self._seed = seed
+
+    def learn(self, groups: Sequence[ScoredGroup], admission: Admission, step: int) -> Lesson:
+        """Update the weights from those groups; `step` counts from 0 and fixes learning rate and shuffling.
+
+        A batch without a signal changes nothing. Raises TrainingError when loss or gradient are not finite.
+        """
+        samples = build_samples(groups, self.algorithm.advantages, self._config, admission)
+        passes: list[Pass] = []
+        grad_norms: list[float] = []
+        for part in self._minibatches(samples.samples, step):
+            batch = collate(part)
+            tokens = batch.tokens
+            # rows without an advantage only count in the divisor, unless a KL term moves them
+            learned = batch if self.algorithm.needs_reference else batch.with_signal()
+            if not learned.tokens:
+                continue
+            passes.append(self.engine.forward_backward(learned, self.algorithm.loss, tokens))
+            grad_norms.append(self.engine.optim_step(self.algorithm.config.adam(step)))
+        return Lesson(samples, tuple(passes), tuple(grad_norms))
+
+    def _minibatches(self, samples: Sequence[Sample], step: int) -> list[list[Sample]]:
+        config = self.algorithm.config
+        parts: list[list[Sample]] = []
+        for epoch in range(config.epochs):
+            order = list(samples)
+            random.Random(f"{self._seed}-{step}-{epoch}").shuffle(order)  # noqa: S311
+            count = min(config.minibatches, len(order))
+            parts += [order[index::count] for index in range(count)]
+        return parts
