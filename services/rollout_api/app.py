@@ -19,7 +19,7 @@ from services.rollout_api.bodies import JSON, parcel_of, read_model, validated
 from services.rollout_api.ledger import Lease
 from services.rollout_api.messages import BatchReply, DemandQuery, EnvironmentSpec, Receipt, RunChange, RunSpec, TakeBatch
 from services.rollout_api.metrics import METRICS_TYPE, exposition
-from services.rollout_api.refusals import Invalid, QueueFull, Refusal
+from services.rollout_api.refusals import Invalid, Refusal, TryLater
 from services.rollout_api.store import Store
 
 MAX_SMALL_BODY = 1 << 20
@@ -136,7 +136,7 @@ async def _refused(request: Request, error: Exception) -> Response:
     if not isinstance(error, Refusal):
         return await _broken(request, error)
     headers: Mapping[str, str] | None = None
-    if isinstance(error, QueueFull):
+    if isinstance(error, TryLater):
         headers = {"Retry-After": str(error.retry_after_seconds)}
     log.warning("refused", path=request.url.path, status=error.status, error=str(error))
     return JSONResponse({"error": str(error)}, status_code=error.status, headers=headers)

@@ -54,6 +54,8 @@ class Snapshot:
     environments: dict[str, EnvironmentSpec]
     counts: dict[str, GroupCounts]
     """By environment, registered or not."""
+    reusable_bytes: int = 0
+    """Room inside the file that finished groups have left."""
 
     @property
     def total(self) -> GroupCounts:
@@ -82,7 +84,9 @@ def read_snapshot(db: sqlite3.Connection) -> Snapshot:
     }
     update = db.execute("SELECT last_update FROM run").fetchone()
     counts = {name: GroupCounts(**row) for name, row in fields.items()}
-    return Snapshot(read_run(db), update[0] if update else None, environments, counts)
+    free_pages = db.execute("PRAGMA freelist_count").fetchone()[0]
+    page_bytes = db.execute("PRAGMA page_size").fetchone()[0]
+    return Snapshot(read_run(db), update[0] if update else None, environments, counts, free_pages * page_bytes)
 
 
 def read_run(db: sqlite3.Connection) -> Run | None:

@@ -39,15 +39,19 @@ class Invalid(Refusal):
     status = 422
 
 
-class QueueFull(Refusal):
-    """The queue has as much as it may hold; try again when the trainer has taken some."""
+class TryLater(Refusal):
+    """Nothing is wrong with the request; the same one may be accepted in a moment."""
 
     status = 503
     retry_after_seconds = 1
     retryable = True
 
 
-class Closing(QueueFull):
+class QueueFull(TryLater):
+    """The queue has as much as it may hold, until a trainer takes some."""
+
+
+class Closing(TryLater):
     """The service is shutting down or its database failed."""
 
 

@@ -14,6 +14,7 @@ from typing import TextIO
 from core.errors import ConfigError
 
 VERSION = 1
+LOG_BYTES = 16 << 20  # what the write-ahead log shrinks back to after a burst
 
 TABLES = """
 CREATE TABLE run (
@@ -91,6 +92,7 @@ def _prepare(connection: sqlite3.Connection, path: Path) -> None:
     try:
         connection.execute("PRAGMA journal_mode = WAL")
         connection.execute("PRAGMA synchronous = FULL")
+        connection.execute(f"PRAGMA journal_size_limit = {LOG_BYTES}")
         with closing(connection.execute("PRAGMA user_version")) as cursor:
             found = cursor.fetchone()[0]
         if found == 0:

@@ -50,6 +50,7 @@ class Store:
             self._lock.close()
             raise
         self._path, self._limits, self._min_free_bytes, self._clock = path, limits, min_free_bytes, clock
+        self._log_path = path.with_name(path.name + "-wal")
         self.snapshot = ledger.read_snapshot(self._db)
         self._roster = Roster()
         self._changed, self._leases_changed = asyncio.Event(), asyncio.Event()
@@ -109,9 +110,7 @@ class Store:
 
     async def accept_group(self, parcel: Parcel, worker: str) -> bool:
         """Queue a group; False where it was accepted before. Raises Conflict, QueueFull and StorageFull."""
-        if shutil.disk_usage(self._path.parent).free < self._min_free_bytes:
-            # kept back, so that batches can still be taken and acknowledged
-            raise StorageFull(f"less than {self._min_free_bytes} bytes are free beside {self._path.name}")
+        self._check_disk()
         first = await self._writer.run(partial(ledger.accept_group, parcel=parcel, limits=self._limits))
         if first:
             self._roster.delivered(parcel.environment, worker)
@@ -175,6 +174,15 @@ class Store:
         }
         update = Update.model_validate_json(snapshot.last_update) if snapshot.last_update else None
         return QueueStatus(run=snapshot.run, counts=snapshot.total, environments=environments, last_update=update)
+
+    def _check_disk(self) -> None:
+        # space is kept back so that batches can still be taken and acknowledged; what is in the log needs room
+        # in the database as well, except where trained groups have left some
+        log_bytes = self._log_path.stat().st_size if self._log_path.exists() else 0
+        free = shutil.disk_usage(self._path.parent).free
+        room = free - log_bytes + self.snapshot.reusable_bytes
+        if room < self._min_free_bytes or free < self._min_free_bytes / 2:
+            raise StorageFull(f"the disk is full: {min(free, max(room, 0))} bytes left, {self._min_free_bytes} are kept back")
 
     @property
     def _finished(self) -> bool:

@@ -1,0 +1,184 @@
+"""The rollout API as Python sees it, for environment servers and trainers."""
+
+import asyncio
+from types import TracebackType
+from typing import NamedTuple, Self, TypeVar
+from urllib.parse import quote
+from uuid import uuid4
+
+import httpx
+from pydantic import BaseModel, SecretStr, ValidationError
+
+from core import wire
+from core.errors import QueueError
+from core.logs import get_logger
+from core.types import ScoredGroup, Update
+from core.wire import WireError
+from services.rollout_api.messages import (
+    BatchReply,
+    Demand,
+    EnvironmentSpec,
+    QueueStatus,
+    Receipt,
+    Run,
+    RunChange,
+    RunSpec,
+    RunStatus,
+    TakeBatch,
+)
+
+FIRST_PAUSE_SECONDS = 0.1
+LONGEST_PAUSE_SECONDS = 2.0
+ANSWER_SECONDS = 60.0  # for a large batch over a slow line, on top of what was asked to wait
+
+M = TypeVar("M", bound=BaseModel)
+
+log = get_logger("rollout_client")
+
+
+class TakenBatch(NamedTuple):
+    """Groups under a lease, in the order in which they arrived."""
+
+    batch_id: str
+    groups: tuple[ScoredGroup, ...]
+
+
+class RolloutClient:
+    """One connection pool to one rollout API.
+
+    Every request may be sent twice without harm, because its id comes from here. So a lost connection and a 503 are
+    tried again for `retry_seconds`: a restart of the API is not noticed. Everything else, and the end of that time,
+    is a QueueError that names the request and the answer.
+    """
+
+    def __init__(self, base_url: str, token: SecretStr | None = None, *, retry_seconds: float = 60.0) -> None:
+        headers = {"Authorization": f"Bearer {token.get_secret_value()}"} if token is not None else {}
+        # a proxy of the process environment has nothing to do with our own services
+        self._http = httpx.AsyncClient(base_url=base_url, headers=headers, trust_env=False)
+        self._retry_seconds = retry_seconds
+
+    async def __aenter__(self) -> Self:
+        return self
+
+    async def __aexit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        await self.aclose()
+
+    async def aclose(self) -> None:
+        """Close the connections."""
+        await self._http.aclose()
+
+    async def register_environment(self, name: str, *, group_size: int | None = None, weight: float = 1.0) -> None:
+        """Make an environment known. `group_size` None: the run's. Again is fine, and changes it."""
+        spec = EnvironmentSpec(group_size=group_size, weight=weight)
+        await self._send("PUT", f"/v1/environments/{quote(name, safe='')}", spec)
+
+    async def demand(self, environment: str, running: int, *, worker: str = "", wait_seconds: float = 0.0) -> Demand:
+        """How many groups to start while `running` are being made; waits for one up to `wait_seconds` (60 at most).
+
+        A newer call with the same environment and worker ends an older one that still waits.
+        """
+        query = httpx.QueryParams(environment=environment, running=running, worker=worker, wait_seconds=wait_seconds)
+        answer = await self._send("GET", f"/v1/demand?{query}", wait_seconds=wait_seconds)
+        return _model(Demand, answer)
+
+    async def post_group(self, group: ScoredGroup, *, worker: str = "") -> bool:
+        """Hand over a group; when this returns it is on the disk. False where it already was."""
+        answer = await self._send("POST", f"/v1/groups?{httpx.QueryParams(worker=worker)}", group)
+        return _model(Receipt, answer).first
+
+    async def open_run(self, spec: RunSpec) -> Run:
+        """Start a run, or resume the one of that id: what a trainer had taken before goes back to the queue."""
+        return _model(Run, await self._send("POST", "/v1/run", spec))
+
+    async def set_run_status(self, run_id: str, status: RunStatus) -> Run:
+        """Pause, continue or finish the run."""
+        return _model(Run, await self._send("POST", "/v1/run/status", RunChange(id=run_id, status=status)))
+
+    async def take_batch(
+        self,
+        groups: int,
+        policy_version: int,
+        *,
+        max_staleness: int | None = None,
+        lease_seconds: float = 600.0,
+        wait_seconds: float = 20.0,
+    ) -> TakenBatch | None:
+        """Take the oldest groups under a lease; None when there are too few after `wait_seconds` (60 at most).
+
+        Groups sampled more than `max_staleness` (None: the run's) versions before `policy_version` are dropped.
+        """
+        wanted = TakeBatch(
+            batch_id=uuid4().hex,
+            groups=groups,
+            policy_version=policy_version,
+            max_staleness=max_staleness,
+            lease_seconds=lease_seconds,
+            wait_seconds=wait_seconds,
+        )
+        answer = await self._send("POST", "/v1/batches", wanted, wait_seconds=wait_seconds)
+        if answer.status_code == 204:
+            return None
+        try:
+            reply = wire.decode(BatchReply, answer.content)
+        except WireError as error:
+            raise QueueError(f"POST /v1/batches: {error}") from error
+        return TakenBatch(reply.batch_id, reply.groups)
+
+    async def acknowledge(self, batch_id: str, update: Update) -> Run:
+        """The update used that batch; the run is one step further. Again changes nothing."""
+        return _model(Run, await self._send("POST", f"/v1/batches/{quote(batch_id, safe='')}/ack", update))
+
+    async def status(self) -> QueueStatus:
+        """Counts, run, environments and the last update."""
+        return _model(QueueStatus, await self._send("GET", "/v1/status"))
+
+    async def _send(
+        self, method: str, path: str, body: BaseModel | None = None, *, wait_seconds: float = 0.0
+    ) -> httpx.Response:
+        request = self._http.build_request(
+            method,
+            path,
+            content=wire.encode(body) if body is not None else None,
+            headers={"Content-Type": wire.CONTENT_TYPE} if body is not None else None,
+            timeout=httpx.Timeout(ANSWER_SECONDS + wait_seconds, connect=5.0),
+        )
+        loop = asyncio.get_running_loop()
+        give_up_at = loop.time() + self._retry_seconds
+        pause = FIRST_PAUSE_SECONDS
+        while True:
+            problem, answer = await self._try(request)
+            if answer is not None:
+                return answer
+            if loop.time() + pause > give_up_at:
+                raise QueueError(f"{method} {request.url.path}: {problem}, for {self._retry_seconds:g} seconds")
+            log.warning("retry", method=method, path=request.url.path, problem=problem, pause_seconds=pause)
+            await asyncio.sleep(pause)
+            pause = min(2 * pause, LONGEST_PAUSE_SECONDS)
+
+    async def _try(self, request: httpx.Request) -> tuple[str, httpx.Response | None]:
+        """What is wrong, or the answer. Raises QueueError for an answer that will be the same next time."""
+        try:
+            answer = await self._http.send(request)
+        except httpx.TransportError as error:
+            return f"{type(error).__name__} {error}".strip(), None
+        if answer.status_code == 503:
+            return f"503 {_reason(answer)}", None
+        if not answer.is_success:
+            raise QueueError(f"{request.method} {request.url.path}: {answer.status_code} {_reason(answer)}")
+        return "", answer
+
+
+def _model(kind: type[M], answer: httpx.Response) -> M:
+    try:
+        return kind.model_validate_json(answer.content)
+    except ValidationError as error:
+        raise QueueError(f"{answer.request.method} {answer.request.url.path}: not a {kind.__name__}: {error}") from error
+
+
+def _reason(answer: httpx.Response) -> str:
+    try:
+        return str(answer.json()["error"])[:500]
+    except (ValueError, KeyError, TypeError):
+        return answer.reason_phrase

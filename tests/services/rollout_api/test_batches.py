@@ -1,0 +1,195 @@
+"""Taking batches: leases, acknowledgements, staleness, waiting."""
+
+import asyncio
+from pathlib import Path
+
+import pytest
+
+from core.errors import QueueError
+from core.wire import encode
+from services.rollout_api.messages import RunStatus, TakeBatch
+from tests.services.rollout_api.harness import MSGPACK, group, ids, queue, raw, run_spec, update
+
+
+async def test_too_few_groups_are_no_batch(tmp_path: Path):
+    async with queue(tmp_path / "q") as client:
+        await client.open_run(run_spec())
+        await client.post_group(group("a"))
+        assert await client.take_batch(2, 0, wait_seconds=0) is None
+
+
+async def test_a_waiting_trainer_wakes_when_the_last_group_arrives(tmp_path: Path):
+    async with queue(tmp_path / "q") as client:
+        await client.open_run(run_spec())
+        await client.post_group(group("a"))
+        waiting = asyncio.create_task(client.take_batch(2, 0, wait_seconds=60))
+        await asyncio.sleep(0.1)
+        await client.post_group(group("b"))
+        async with asyncio.timeout(20):  # far less than the 60 seconds that it may wait
+            taken = await waiting
+    assert taken is not None
+    assert ids(taken.groups) == ["a", "b"]
+
+
+async def test_two_trainers_never_share_a_group(tmp_path: Path):
+    async with queue(tmp_path / "q") as client:
+        await client.open_run(run_spec())
+        for number in range(8):
+            await client.post_group(group(f"g{number}"))
+        batches = await asyncio.gather(*(client.take_batch(2, 0) for _ in range(4)))
+    names = [name for taken in batches if taken is not None for name in ids(taken.groups)]
+    assert sorted(names) == [f"g{number}" for number in range(8)]
+
+
+async def test_the_same_batch_id_is_the_same_batch(tmp_path: Path):
+    wanted = encode(TakeBatch(batch_id="mine", groups=1, policy_version=0))
+    async with raw(tmp_path / "q") as http:
+        await http.post("/v1/run", content=encode(run_spec()), headers=MSGPACK)
+        for name in ("a", "b"):
+            await http.post("/v1/groups", content=encode(group(name)), headers=MSGPACK)
+        first, again = [await http.post("/v1/batches", content=wanted, headers=MSGPACK) for _ in range(2)]
+    assert first.content == again.content
+
+
+async def test_a_batch_can_be_read_as_json(tmp_path: Path):
+    wanted = encode(TakeBatch(batch_id="mine", groups=1, policy_version=0))
+    async with raw(tmp_path / "q") as http:
+        await http.post("/v1/run", content=encode(run_spec()), headers=MSGPACK)
+        await http.post("/v1/groups", content=encode(group("a")), headers=MSGPACK)
+        answer = await http.post("/v1/batches", content=wanted, headers={**MSGPACK, "Accept": "application/json"})
+    assert answer.json()["groups"][0]["id"] == "a"
+
+
+async def test_an_expired_lease_puts_its_groups_back_in_front(tmp_path: Path):
+    async with queue(tmp_path / "q") as client:
+        await client.open_run(run_spec())
+        for name in ("a", "b", "c"):
+            await client.post_group(group(name))
+        await client.take_batch(2, 0, lease_seconds=0.1)
+        again = await client.take_batch(3, 0, wait_seconds=60)
+    assert again is not None
+    assert ids(again.groups) == ["a", "b", "c"]
+
+
+async def test_an_acknowledged_batch_stays_away(tmp_path: Path):
+    async with queue(tmp_path / "q") as client:
+        await client.open_run(run_spec())
+        await client.post_group(group("a"))
+        taken = await client.take_batch(1, 0, lease_seconds=0.1)
+        assert taken is not None
+        await client.acknowledge(taken.batch_id, update())
+        assert await client.take_batch(1, 0, wait_seconds=0.3) is None
+        assert (await client.status()).counts.trained == 1
+
+
+async def test_a_second_acknowledgement_changes_nothing(tmp_path: Path):
+    async with queue(tmp_path / "q") as client:
+        await client.open_run(run_spec())
+        await client.post_group(group("a"))
+        taken = await client.take_batch(1, 0)
+        assert taken is not None
+        first = await client.acknowledge(taken.batch_id, update(1))
+        assert await client.acknowledge(taken.batch_id, update(2)) == first
+
+
+async def test_a_late_acknowledgement_counts_while_nobody_took_the_groups(tmp_path: Path):
+    async with queue(tmp_path / "q") as client:
+        await client.open_run(run_spec())
+        await client.post_group(group("a"))
+        taken = await client.take_batch(1, 0, lease_seconds=0.05)
+        assert taken is not None
+        while (await client.status()).counts.leased:
+            await asyncio.sleep(0.02)
+        await client.acknowledge(taken.batch_id, update())
+        assert (await client.status()).counts.trained == 1
+
+
+async def test_a_late_acknowledgement_of_groups_that_another_trainer_has_is_a_conflict(tmp_path: Path):
+    async with queue(tmp_path / "q") as client:
+        await client.open_run(run_spec())
+        await client.post_group(group("a"))
+        slow = await client.take_batch(1, 0, lease_seconds=0.05)
+        assert slow is not None
+        await client.take_batch(1, 0, wait_seconds=60)
+        with pytest.raises(QueueError, match="409"):
+            await client.acknowledge(slow.batch_id, update())
+
+
+async def test_acknowledging_what_was_never_taken_is_404(tmp_path: Path):
+    async with queue(tmp_path / "q") as client:
+        await client.open_run(run_spec())
+        with pytest.raises(QueueError, match="404"):
+            await client.acknowledge("nothing", update())
+
+
+async def test_stale_groups_are_dropped_and_counted(tmp_path: Path):
+    async with queue(tmp_path / "q") as client:
+        await client.open_run(run_spec(max_staleness=1))
+        for version in range(4):
+            await client.post_group(group(f"v{version}", policy_version=version))
+        taken = await client.take_batch(2, 3)
+        assert taken is not None
+        assert ids(taken.groups) == ["v2", "v3"]
+        assert (await client.status()).counts.dropped == 2
+
+
+async def test_a_trainer_that_comes_back_finds_its_batch_in_the_queue(tmp_path: Path):
+    async with queue(tmp_path / "q") as client:
+        await client.open_run(run_spec())
+        await client.post_group(group("a"))
+        await client.take_batch(1, 0, lease_seconds=3600)
+        await client.open_run(run_spec())
+        taken = await client.take_batch(1, 0)
+    assert taken is not None
+    assert ids(taken.groups) == ["a"]
+
+
+async def test_a_trainer_from_before_cannot_acknowledge_into_a_run_that_was_opened_again(tmp_path: Path):
+    async with queue(tmp_path / "q") as client:
+        await client.open_run(run_spec())
+        await client.post_group(group("a"))
+        taken = await client.take_batch(1, 0)
+        assert taken is not None
+        await client.open_run(run_spec())
+        with pytest.raises(QueueError, match="409"):
+            await client.acknowledge(taken.batch_id, update())
+
+
+async def test_a_resumed_run_stands_where_its_checkpoint_does(tmp_path: Path):
+    async with queue(tmp_path / "q") as client:
+        await client.open_run(run_spec())
+        run = await client.open_run(run_spec(step=7, policy_version=9))
+    assert (run.step, run.policy_version) == (7, 9)
+
+
+async def test_another_run_has_to_wait_for_the_first_one(tmp_path: Path):
+    async with queue(tmp_path / "q") as client:
+        await client.open_run(run_spec("one"))
+        with pytest.raises(QueueError, match="run 'one' is running"):
+            await client.open_run(run_spec("two"))
+
+
+async def test_a_finished_run_leaves_nothing_to_the_next_one(tmp_path: Path):
+    async with queue(tmp_path / "q") as client:
+        await client.open_run(run_spec("one"))
+        await client.post_group(group("a"))
+        await client.set_run_status("one", RunStatus.FINISHED)
+        run = await client.open_run(run_spec("two"))
+        counts = (await client.status()).counts
+    assert (run.step, counts.queued, counts.dropped) == (0, 0, 1)
+
+
+async def test_the_last_acknowledged_step_finishes_the_run(tmp_path: Path):
+    async with queue(tmp_path / "q") as client:
+        await client.open_run(run_spec(total_steps=1))
+        await client.post_group(group("a"))
+        taken = await client.take_batch(1, 0)
+        assert taken is not None
+        run = await client.acknowledge(taken.batch_id, update())
+    assert run.status is RunStatus.FINISHED
+
+
+async def test_taking_without_a_run_is_a_conflict(tmp_path: Path):
+    async with queue(tmp_path / "q") as client:
+        with pytest.raises(QueueError, match="no run is open"):
+            await client.take_batch(1, 0)

@@ -1,0 +1,137 @@
+"""How many groups environments are asked for."""
+
+import asyncio
+from pathlib import Path
+
+import pytest
+
+from core.errors import QueueError
+from services.rollout_api.demand import groups_to_start
+from services.rollout_api.ledger import Snapshot
+from services.rollout_api.messages import EnvironmentSpec, Run, RunStatus
+from services.sdk.rollout_client import RolloutClient
+from tests.services.rollout_api.harness import group, queue, run_spec, update
+
+
+async def groups_of(client: RolloutClient, running: int = 0, environment: str = "sums", worker: str = "") -> int:
+    return (await client.demand(environment, running, worker=worker)).groups
+
+
+async def test_nothing_is_wanted_before_a_run_is_open(tmp_path: Path):
+    async with queue(tmp_path / "q") as client:
+        assert await groups_of(client) == 0
+
+
+@pytest.mark.parametrize(("max_staleness", "expected"), [(0, 4), (1, 8), (2, 12)])
+async def test_an_idle_queue_wants_one_batch_more_than_the_staleness_bound(tmp_path: Path, max_staleness: int, expected: int):
+    async with queue(tmp_path / "q") as client:
+        await client.open_run(run_spec(batch=4, max_staleness=max_staleness))
+        assert await groups_of(client) == expected
+
+
+async def test_running_queued_and_leased_groups_count_against_the_bound(tmp_path: Path):
+    async with queue(tmp_path / "q") as client:
+        await client.open_run(run_spec(batch=3, max_staleness=1))
+        for name in ("a", "b", "c", "d"):
+            await client.post_group(group(name))
+        await client.take_batch(3, 0)
+        assert await groups_of(client, running=1) == 1
+
+
+async def test_groups_are_asked_for_once(tmp_path: Path):
+    async with queue(tmp_path / "q") as client:
+        await client.open_run(run_spec(batch=4))
+        answers = [await groups_of(client, worker=name) for name in ("one", "two")]
+    assert answers == [4, 0]
+
+
+async def test_a_delivered_group_is_not_counted_as_running_any_more(tmp_path: Path):
+    async with queue(tmp_path / "q") as client:
+        await client.open_run(run_spec(batch=2))
+        await groups_of(client, worker="one")
+        for name in ("a", "b"):
+            await client.post_group(group(name), worker="one")
+        taken = await client.take_batch(2, 0)
+        assert taken is not None
+        await client.acknowledge(taken.batch_id, update())
+        assert await groups_of(client, worker="two") == 2
+
+
+async def test_the_last_steps_ask_for_no_more_than_they_use(tmp_path: Path):
+    async with queue(tmp_path / "q") as client:
+        await client.open_run(run_spec(batch=4, max_staleness=3, total_steps=10, step=9))
+        assert await groups_of(client) == 4
+
+
+async def test_a_paused_run_wants_nothing(tmp_path: Path):
+    async with queue(tmp_path / "q") as client:
+        await client.open_run(run_spec())
+        await client.set_run_status("run", RunStatus.PAUSED)
+        demand = await client.demand("sums", 0)
+    assert (demand.groups, demand.finished) == (0, False)
+
+
+async def test_a_finished_run_says_so_to_who_is_waiting(tmp_path: Path):
+    async with queue(tmp_path / "q") as client:
+        await client.open_run(run_spec(batch=2))
+        waiting = asyncio.create_task(client.demand("sums", 2, wait_seconds=60))
+        await asyncio.sleep(0.1)
+        await client.set_run_status("run", RunStatus.FINISHED)
+        async with asyncio.timeout(20):  # far less than the 60 seconds that it may wait
+            demand = await waiting
+    assert (demand.groups, demand.finished) == (0, True)
+
+
+async def test_a_waiting_environment_wakes_when_a_batch_is_acknowledged(tmp_path: Path):
+    async with queue(tmp_path / "q") as client:
+        await client.open_run(run_spec(batch=1))
+        await client.post_group(group("a"))
+        taken = await client.take_batch(1, 0)
+        assert taken is not None
+        waiting = asyncio.create_task(client.demand("sums", 0, wait_seconds=60))
+        await asyncio.sleep(0.1)
+        await client.acknowledge(taken.batch_id, update())
+        async with asyncio.timeout(20):  # far less than the 60 seconds that it may wait
+            demand = await waiting
+    assert (demand.groups, demand.policy_version) == (1, 1)
+
+
+async def test_a_newer_question_ends_the_older_one(tmp_path: Path):
+    async with queue(tmp_path / "q") as client:
+        await client.open_run(run_spec(batch=2))
+        older = asyncio.create_task(client.demand("sums", 2, wait_seconds=60))
+        await asyncio.sleep(0.1)
+        assert await groups_of(client, running=1) == 1
+        async with asyncio.timeout(20):  # far less than the 60 seconds that it may wait
+            assert (await older).groups == 0
+
+
+def test_environments_share_by_weight():
+    run = Run(
+        id="run",
+        groups_per_batch=8,
+        group_size=2,
+        max_staleness=0,
+        total_steps=9,
+        step=0,
+        policy_version=0,
+        status=RunStatus.RUNNING,
+    )
+    environments = {"light": EnvironmentSpec(weight=1), "heavy": EnvironmentSpec(weight=3), "silent": EnvironmentSpec(weight=9)}
+    snapshot = Snapshot(run, None, environments, {})
+    running = {"light": 0, "heavy": 0}
+    assert [groups_to_start(name, snapshot, running) for name in running] == [2, 6]
+
+
+async def test_an_environments_own_group_size_wins_over_the_runs(tmp_path: Path):
+    async with queue(tmp_path / "q") as client:
+        await client.register_environment("own", group_size=5)
+        await client.open_run(run_spec())
+        sizes = [(await client.demand(name, 0)).group_size for name in ("sums", "own")]
+    assert sizes == [2, 5]
+
+
+async def test_an_unknown_environment_is_told_the_nearest_name(tmp_path: Path):
+    async with queue(tmp_path / "q") as client:
+        with pytest.raises(QueueError, match=r"404.*did you mean 'sums'"):
+            await client.demand("sum", 0)
