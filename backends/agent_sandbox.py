@@ -1,7 +1,8 @@
-"""A sandbox with an agent in it (backends/agent.py), whatever walls a backend built around that agent."""
+"""A sandbox with an agent in it (backends/agent), whatever walls a backend built around that agent."""
 
 import asyncio
 from collections.abc import Awaitable, Callable, Sequence
+from contextlib import suppress
 from typing import TypeVar
 from uuid import uuid4
 
@@ -127,16 +128,16 @@ class AgentSandbox:
                 raise _refusal(_Refusal.model_validate(reply.header, strict=True), path)
             return kind.model_validate(reply.header, strict=True)
         except ValidationError as error:
-            raise self._channel.violated(f"a reply that is no {kind.__name__[1:].lower()}: {str(reply.header)[:200]}") from error
+            raise self._channel.violated(
+                f"a reply that is no {kind.__name__[1:].lower()}: {str(reply.header)[:200]}"
+            ) from error
 
     async def _ask(self, fields: JsonObject, body: bytes = b"", *, max_body: int = 0) -> Reply:
         return await self._channel.request(fields, body, seconds=ANSWER_SECONDS, max_body=max_body)
 
     def _cancel(self, number: int) -> None:
-        try:
+        with suppress(SandboxError):  # where it died, the command died with it
             self._channel.post({"op": "cancel", "target": number})
-        except SandboxError:
-            pass  # it died, and the command with it
 
     async def _destroy(self) -> None:
         await self._channel.close()

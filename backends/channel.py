@@ -1,23 +1,22 @@
 """The host's end of the socket to an in-sandbox agent: numbered requests out, checked replies in.
 
-The frames are described in backends/agent.py. Everything that arrives is untrusted: a frame that is too long, that
+The frames are described in backends/agent/frames.py. Everything that arrives is untrusted: a frame that is too long, that
 answers nothing, or that is no JSON object ends the channel with ProtocolViolation for every caller.
 """
 
 import asyncio
 import json
 import socket
-import struct
 from itertools import count
 from typing import NamedTuple
 
 from pydantic import JsonValue
 
+from backends.agent.frames import LENGTHS, pack
 from backends.base import ProtocolViolation, SandboxError, SandboxLost
 from core.types import JsonObject
 
-HEADER = struct.Struct(">II")
-MAX_HEADER = 1 << 16
+MAX_REPLY_HEADER = 1 << 16
 BUFFER = 1 << 20
 
 
@@ -60,8 +59,7 @@ class Channel:
         number = next(self._numbers)
         future: asyncio.Future[Reply] = asyncio.get_running_loop().create_future()
         self._pending[number] = _Pending(future, max_body)
-        header = json.dumps({"id": number, **fields}).encode()
-        self._writer.write(HEADER.pack(len(header), len(body)) + header)
+        self._writer.write(pack({"id": number, **fields}, len(body)))
         if body:
             self._writer.write(body)
         return number, future
@@ -99,9 +97,9 @@ class Channel:
             self._fail(SandboxLost, "the sandbox has ended")
 
     async def _take_frame(self) -> None:
-        header_bytes, body_bytes = HEADER.unpack(await self._reader.readexactly(HEADER.size))
-        if header_bytes > MAX_HEADER:
-            raise ProtocolViolation(f"a reply header of {header_bytes} bytes, at most {MAX_HEADER} are expected")
+        header_bytes, body_bytes = LENGTHS.unpack(await self._reader.readexactly(LENGTHS.size))
+        if header_bytes > MAX_REPLY_HEADER:
+            raise ProtocolViolation(f"a reply header of {header_bytes} bytes, at most {MAX_REPLY_HEADER} are expected")
         header = _parsed(await self._reader.readexactly(header_bytes))
         pending = self._pending.get(_number(header.get("id")))
         if pending is None:

@@ -2,7 +2,7 @@
 
 import asyncio
 import socket
-from collections.abc import Awaitable, Callable, Mapping, Sequence
+from collections.abc import Awaitable, Callable, Sequence
 from contextlib import suppress
 from pathlib import Path
 from typing import NamedTuple
@@ -13,7 +13,7 @@ from backends.channel import Channel
 from backends.host_process import HostProcess
 from core.types import JsonObject
 
-AGENT_SOURCE = Path(__file__).with_name("agent.py")
+AGENT = Path(__file__).with_name("agent")
 START_SECONDS = 20.0
 BASE_ENV = {"PATH": "/usr/local/bin:/usr/bin:/bin", "HOME": "/tmp", "LANG": "C.UTF-8", "TERM": "dumb"}  # noqa: S108
 MIB = 1 << 20
@@ -27,6 +27,12 @@ class Launch(NamedTuple):
     argv: Callable[[int], Sequence[str]]
     fds: Sequence[int] = ()
     user: int | None = None
+
+
+def agent_command(python: Path, library: str, end: int) -> list[str]:
+    """Run the agent found in the folder `library`, without the interpreter's own site packages and start-up files."""
+    start = f"import sys; sys.path.insert(0, {library!r}); from backends.agent.main import main; main()"
+    return [str(python), "-I", "-S", "-B", "-c", start, str(end)]
 
 
 async def start_sandbox(launch: Launch, hello: JsonObject, free: Callable[[AgentSandbox], Awaitable[None]]) -> AgentSandbox:

@@ -1,0 +1,232 @@
+"""The two kinds of job: a command that is run to its end, and a program that is spoken to."""
+
+from __future__ import annotations
+
+import os
+import selectors
+import time
+
+from backends.agent.loop import Loop, Refused, Running
+from backends.agent.processes import start_command
+
+CHUNK = 1 << 16
+STDERR_TAIL = 4096
+
+
+class Capture:
+    """The head and the tail of a stream; what lies between is dropped."""
+
+    def __init__(self, head_bytes: int, tail_bytes: int) -> None:
+        self._head_bytes, self._tail_bytes = head_bytes, tail_bytes
+        self._head, self._tail = bytearray(), bytearray()
+        self.dropped = False
+
+    def add(self, data: bytes) -> None:
+        """Take more of the stream."""
+        room = max(0, self._head_bytes - len(self._head))
+        self._head += data[:room]
+        self._tail += data[room:]
+        if len(self._tail) > 2 * self._tail_bytes + CHUNK:
+            self._trim()
+
+    def kept(self) -> bytes:
+        """What is kept, at most head_bytes + tail_bytes."""
+        self._trim()
+        return bytes(self._head + self._tail)
+
+    def _trim(self) -> None:
+        excess = len(self._tail) - self._tail_bytes
+        if excess > 0:
+            del self._tail[:excess]
+            self.dropped = True
+
+
+class Job(Running):
+    """A running command, its nanny and its three pipes."""
+
+    def __init__(self, loop: Loop, argv: list[str], cwd: str) -> None:
+        self.loop = loop
+        self.started = time.monotonic()
+        try:
+            self.pid, stdin, self.stdout, self.stderr = start_command(argv, loop.setup, cwd)
+        except OSError as error:
+            raise Refused("start", f"cannot start a process: {error.strerror}") from error
+        self.pidfd = os.pidfd_open(self.pid)
+        self.stdin: int | None = stdin
+        self.status: int | None = None
+        self._unsent = memoryview(b"")
+        self._sender: int | None = None
+        loop.jobs[self.pid] = self
+        loop.watch(self.pidfd, self.on_exit)
+
+    def on_exit(self) -> None:
+        """The command is over, by itself or by a kill: nothing of it survives this."""
+        self.close(self.pidfd)
+        self.status = self.loop.finish(self.pid)
+        self.ended()
+
+    def kill(self) -> None:
+        """Kill it, unless it is over."""
+        if self.status is None:
+            self.loop.kill(self.pid)
+            self.on_exit()
+
+    def ended(self) -> None:
+        """The command is over and its processes are gone."""
+        raise NotImplementedError
+
+    def feed(self, data: bytes, request: int | None = None) -> None:
+        """Write to standard input as the pipe takes it, then answer `request`; without one, close the pipe."""
+        if self.stdin is None:
+            raise Refused("closed", "the program reads no more")
+        if self._unsent:
+            raise Refused("busy", "an earlier send is not finished")
+        self._unsent, self._sender = memoryview(data), request
+        self.loop.watch(self.stdin, self._on_writable, selectors.EVENT_WRITE)
+
+    def close_stdin(self) -> None:
+        """Close the pipe; who still waits for it is told."""
+        if self.stdin is not None:
+            self.close(self.stdin)
+            self.stdin = None
+        if self._unsent:
+            self._fed("the program reads no more")
+
+    def close(self, fd: int) -> None:
+        """Forget and close one of the job's descriptors."""
+        self.loop.unwatch(fd)
+        os.close(fd)
+
+    def take(self, fd: int, capture: Capture) -> bool:
+        """Read what is there now. True while there may be more."""
+        data = read_some(fd)
+        if data:
+            capture.add(data)
+        elif data is not None:
+            self.loop.unwatch(fd)
+        return bool(data)
+
+    def _on_writable(self) -> None:
+        assert self.stdin is not None  # a closed pipe is not watched
+        try:
+            self._unsent = self._unsent[os.write(self.stdin, self._unsent[:CHUNK]) :]
+        except BlockingIOError:
+            return
+        except OSError:
+            self.close_stdin()
+            return
+        if not self._unsent:
+            self.loop.unwatch(self.stdin)
+            self._fed(None)
+
+    def _fed(self, problem: str | None) -> None:
+        request, self._sender, self._unsent = self._sender, None, memoryview(b"")
+        if request is None:
+            self.close_stdin()
+        elif problem is None:
+            self.loop.reply(request, {})
+        else:
+            self.loop.refuse(request, "closed", problem)
+
+
+class ExecJob(Job):
+    """One command run to its end; its output is kept up to a cap."""
+
+    def __init__(self, loop: Loop, request: dict, stdin: bytes) -> None:
+        super().__init__(loop, request["argv"], request["cwd"])
+        self.request: int = request["id"]
+        self.deadline = self.started + request["timeout"]
+        self._timed_out = False
+        cap = request["max_output"]
+        self._captures = {fd: Capture(cap - cap // 2, cap // 2) for fd in (self.stdout, self.stderr)}
+        for fd, capture in self._captures.items():
+            loop.watch(fd, lambda fd=fd, capture=capture: self.take(fd, capture))
+        if stdin:
+            self.feed(stdin)
+        else:
+            self.close_stdin()
+
+    def on_deadline(self) -> None:
+        """The time is up."""
+        self._timed_out = True
+        self.kill()
+
+    def ended(self) -> None:
+        """Answer with what the command left in its pipes."""
+        self.close_stdin()
+        for fd, capture in self._captures.items():
+            # a program elsewhere may hold the pipe open, so this ends at what is there now, not at its end
+            while self.take(fd, capture):
+                pass
+            self.close(fd)
+        assert self.status is not None  # set before ended()
+        stdout, stderr = (capture.kept() for capture in self._captures.values())
+        killed = self._timed_out or os.WIFSIGNALED(self.status)
+        header: dict[str, object] = {
+            "exit_code": None if killed else os.WEXITSTATUS(self.status),
+            "timed_out": self._timed_out,
+            "truncated": any(capture.dropped for capture in self._captures.values()),
+            "seconds": time.monotonic() - self.started,
+            "stdout_bytes": len(stdout),
+        }
+        self.loop.reply(self.request, header, stdout + stderr)
+
+
+class SpawnJob(Job):
+    """A long-lived program. Its standard output is read only when the host asks, so the pipe holds it back."""
+
+    def __init__(self, loop: Loop, request: dict) -> None:
+        super().__init__(loop, request["argv"], request["cwd"])
+        self._receiver: int | None = None
+        self._errors = Capture(0, STDERR_TAIL)
+        loop.watch(self.stderr, self._on_errors)
+
+    def receive(self, request: int) -> None:
+        """Answer `request` with the next bytes of standard output; none at its end, and once the program is over."""
+        if self._receiver is not None:
+            raise Refused("busy", "an earlier receive is not finished")
+        self._receiver = request
+        if self.status is None:
+            self.loop.watch(self.stdout, self._on_output)
+        else:
+            self._on_output()
+
+    def ended(self) -> None:
+        """Answer those who wait."""
+        self.close_stdin()
+        if self._receiver is not None:
+            self._on_output()
+
+    def dispose(self) -> str:
+        """Kill it and close everything; returns the end of its standard error."""
+        self.kill()
+        tail = self._tail()
+        self.close(self.stdout)
+        self.close(self.stderr)
+        return tail
+
+    def _on_output(self) -> None:
+        data = read_some(self.stdout)
+        if (data is None and self.status is None) or self._receiver is None:
+            return
+        self.loop.unwatch(self.stdout)
+        request, self._receiver = self._receiver, None
+        self.loop.reply(request, {"stderr": self._tail()}, data or b"")
+
+    def _on_errors(self) -> bool:
+        return self.take(self.stderr, self._errors)
+
+    def _tail(self) -> str:
+        while self._on_errors():
+            pass
+        return self._errors.kept().decode("utf-8", "replace")
+
+
+def read_some(fd: int) -> bytes | None:
+    """Up to 64 KiB: b"" at the end of the stream, None when nothing is there now."""
+    try:
+        return os.read(fd, CHUNK)
+    except BlockingIOError:
+        return None
+    except OSError:
+        return b""

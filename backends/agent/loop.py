@@ -1,0 +1,132 @@
+"""The agent's event loop: descriptors, deadlines, replies, and the end of processes that belong to nobody."""
+
+from __future__ import annotations
+
+import os
+import selectors
+import signal
+import socket
+import time
+from collections.abc import Callable
+
+from backends.agent.frames import pack
+from backends.agent.processes import Setup, kill, strays
+
+PURGE_SECONDS = 5.0
+PURGE_PAUSE_SECONDS = 0.0002
+
+
+class Refused(Exception):
+    """A request that cannot be carried out. `kind` tells the host which error to raise."""
+
+    def __init__(self, kind: str, message: str) -> None:
+        self.kind = kind
+        super().__init__(message)
+
+
+class Running:
+    """What the loop knows of a running job: its nanny's pid and when it has to be over."""
+
+    pid: int
+    deadline: float | None = None
+
+    def on_deadline(self) -> None:
+        raise NotImplementedError
+
+
+class Loop:
+    """One thread, which no command can block. Jobs stand in `jobs` by their nanny's pid while they run."""
+
+    def __init__(self, connection: socket.socket, setup: Setup) -> None:
+        self.connection, self.setup = connection, setup
+        self.jobs: dict[int, Running] = {}
+        self._statuses: dict[int, int] = {}
+        self._selector = selectors.DefaultSelector()
+
+    def run(self) -> None:
+        """Serve for ever; `end` leaves."""
+        while True:
+            for key, _ in self._selector.select(self._seconds_to_deadline()):
+                # an earlier callback of this round may have closed or changed it
+                if self._selector.get_map().get(key.fd) is key:
+                    key.data()
+            now = time.monotonic()
+            for job in list(self.jobs.values()):
+                if job.deadline is not None and job.deadline <= now and job.pid in self.jobs:
+                    job.on_deadline()
+
+    def watch(self, fd: int, callback: Callable[[], object], events: int = selectors.EVENT_READ) -> None:
+        """Call back when the descriptor is ready, every time until `unwatch`."""
+        if fd in self._selector.get_map():
+            self._selector.modify(fd, events, callback)
+        else:
+            self._selector.register(fd, events, callback)
+
+    def unwatch(self, fd: int) -> None:
+        """Forget a descriptor; one that is at its end must be forgotten, or the loop spins."""
+        if fd in self._selector.get_map():
+            self._selector.unregister(fd)
+
+    def reply(self, request: int, header: dict[str, object], body: bytes = b"") -> None:
+        """Answer a request."""
+        self.connection.sendall(pack({"id": request, **header}, len(body)) + body)
+
+    def refuse(self, request: int, kind: str, message: str) -> None:
+        """Answer that a request cannot be carried out."""
+        self.reply(request, {"error": kind, "message": message[:2000]})
+
+    def finish(self, pid: int) -> int:
+        """Take a job off the table, with everything that it started; returns its nanny's wait status.
+
+        The nanny must have ended or been killed.
+        """
+        status = self._statuses.pop(pid, None)
+        if status is None:
+            status = os.waitpid(pid, 0)[1]
+        del self.jobs[pid]
+        self.purge()
+        return status
+
+    def kill(self, pid: int) -> None:
+        """Kill a job's nanny, unless it is reaped already; `finish` comes next."""
+        if pid not in self._statuses:
+            kill(pid)
+
+    def purge(self) -> None:
+        """Kill and reap whatever belongs to no job. Ends the agent, and so the sandbox, if something will not die."""
+        started = time.monotonic()
+        while self._strays_after_reaping():
+            waited = time.monotonic() - started
+            if self.setup.isolated and (not self.jobs or waited > PURGE_SECONDS / 2):
+                # one system call that no fork slips through; against a fork bomb it is worth the other jobs
+                kill(-1)
+            else:
+                for pid in strays(os.getpid(), set(self.jobs)):
+                    kill(pid)
+            if waited > PURGE_SECONDS:
+                os._exit(3)
+            time.sleep(PURGE_PAUSE_SECONDS)
+
+    def end(self) -> None:
+        """The host is gone or has let go: take everything along."""
+        for pid in list(self.jobs):
+            os.kill(pid, signal.SIGKILL)
+        self.jobs.clear()
+        self.purge()
+        os._exit(0)
+
+    def _strays_after_reaping(self) -> bool:
+        """Whether children are left that belong to no job, after collecting those that have ended."""
+        while True:
+            try:
+                pid, status = os.waitpid(-1, os.WNOHANG)
+            except ChildProcessError:
+                return False
+            if pid == 0:
+                return not self.jobs or bool(strays(os.getpid(), set(self.jobs)))
+            if pid in self.jobs:
+                self._statuses[pid] = status
+
+    def _seconds_to_deadline(self) -> float | None:
+        deadlines = [job.deadline for job in self.jobs.values() if job.deadline is not None]
+        return max(0.0, min(deadlines) - time.monotonic()) if deadlines else None
