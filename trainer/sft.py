@@ -86,7 +86,9 @@ def train_sft(
 
     torch.manual_seed(config.seed)
     torch.set_num_threads(config.threads)
-    optimiser = torch.optim.AdamW(_parameter_groups(model, config.weight_decay), lr=config.learning_rate, betas=(0.9, 0.95), fused=True)
+    optimiser = torch.optim.AdamW(
+        _parameter_groups(model, config.weight_decay), lr=config.learning_rate, betas=(0.9, 0.95), fused=True
+    )
     started = time.monotonic()
     model.train()
     for step, batch in zip(range(config.steps), batches(rows, config.tokens_per_step), strict=False):

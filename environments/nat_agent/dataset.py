@@ -20,7 +20,7 @@ from environments.nat_agent.plan import AgentSpec
 from environments.nat_agent.requests import specs
 
 if TYPE_CHECKING:
-    import pyarrow
+    pass
 
 log = get_logger("dataset")
 
@@ -63,8 +63,8 @@ def write_rows(path: Path, rows: Sequence[dict[str, str]]) -> None:
 def read_dataset(path: Path, split: Split, broken: BrokenRows = BrokenRows.REFUSE) -> list[AgentSpec]:
     """The specifications of one split, in file order.
 
-    Raises BadData naming file, row number (from 1, both splits counted) and field; with `BrokenRows.SKIP` only where the file itself
-    cannot be read.
+    Raises BadData naming file, row number (from 1, both splits counted) and field; with `BrokenRows.SKIP` only where
+    the file itself cannot be read.
     """
     found: list[AgentSpec] = []
     for number, row in enumerate(_read_rows(path), start=1):

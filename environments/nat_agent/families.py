@@ -11,7 +11,19 @@ from functools import cached_property
 
 from environments.nat_agent.plan import ArgumentKind, ArgumentRecipe
 from environments.nat_agent.words import (
-    AMOUNTS, BILLED, CHARGES, COLLECTIONS, LEVELS, MARK_SIGNS, MARKS, MEASURES, REDUCTIONS, SERVICES, SHAPES, THINGS, UNITS,
+    AMOUNTS,
+    BILLED,
+    CHARGES,
+    COLLECTIONS,
+    LEVELS,
+    MARK_SIGNS,
+    MARKS,
+    MEASURES,
+    REDUCTIONS,
+    SERVICES,
+    SHAPES,
+    THINGS,
+    UNITS,
 )  # fmt: skip
 
 WORD, INTEGER, DECIMAL = r"[a-z]+", r"\d+", r"\d+\.\d+"
@@ -21,7 +33,8 @@ WHOLE = ArgumentRecipe(kind=ArgumentKind.INTEGER, low=1, high=99)
 NUMBERS = ArgumentRecipe(kind=ArgumentKind.NUMBERS, low=1, high=60, digits=0, length=4)
 TEXT = ArgumentRecipe(kind=ArgumentKind.TEXT, choices=tuple(THINGS), length=5)
 DAY = ArgumentRecipe(
-    kind=ArgumentKind.CHOICE, choices=tuple(f"20{y}-{m:02}-{d:02}" for y in (23, 24, 25) for m in range(1, 13) for d in (1, 9, 17, 28))
+    kind=ArgumentKind.CHOICE,
+    choices=tuple(f"20{year}-{month:02}-{day:02}" for year in (23, 24, 25) for month in range(1, 13) for day in (1, 9, 17, 28)),
 )
 
 
@@ -126,7 +139,8 @@ FAMILIES: tuple[Family, ...] = (
         purpose="{base} plus {rate} times {unit}", parameters={"{unit}": "float"}, returns="float",
         body="round({base} + {rate} * {unit}, config.digits)",
         mutants=("round({base} - {rate} * {unit}, config.digits)", "round({base} + {rate} + {unit}, config.digits)"),
-        slots={"service": _words(SERVICES), "base": Slot(low=2, high=60), "rate": Slot(low=1, high=9, digits=1), "unit": _words(BILLED)},
+        slots={"service": _words(SERVICES), "base": Slot(low=2, high=60), "rate": Slot(low=1, high=9, digits=1),
+               "unit": _words(BILLED)},
         inputs={"{unit}": NUMBER}, rounds=True,
     ),
     Family(
@@ -217,10 +231,12 @@ FAMILIES: tuple[Family, ...] = (
     ),
     Family(
         key="share", phrase="split {thing} packs of {size} among people", name="{thing}_packs_of_{size}",
-        purpose="packs times {size} divided by people without rest", parameters={"packs": "int", "people": "int"}, returns="int",
+        purpose="packs times {size} divided by people without rest", parameters={"packs": "int", "people": "int"},
+        returns="int",
         body="packs * {size} // people",
         mutants=("packs * {size} % people", "(packs + {size}) // people"),
-        slots={"thing": _words(THINGS), "size": Slot(low=3, high=60)}, inputs={"packs": WHOLE, "people": ArgumentRecipe(kind=ArgumentKind.INTEGER, low=2, high=9)},
+        slots={"thing": _words(THINGS), "size": Slot(low=3, high=60)},
+        inputs={"packs": WHOLE, "people": ArgumentRecipe(kind=ArgumentKind.INTEGER, low=2, high=9)},
     ),
 )  # fmt: skip
 

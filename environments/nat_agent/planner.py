@@ -78,7 +78,9 @@ def plan_request(request: str, task_id: str = "request") -> AgentSpec:
     filled = _recognise(request)
     if not 1 <= len(filled) <= MAX_TOOLS:
         known = "; ".join(family.phrase for family in FAMILIES)
-        raise BadData(f"request {request[:60]!r}: recognised {len(filled)} tools, expected 1 to {MAX_TOOLS}; known phrases: {known}")
+        raise BadData(
+            f"request {request[:60]!r}: recognised {len(filled)} tools, expected 1 to {MAX_TOOLS}; known phrases: {known}"
+        )
     tools, hidden, cases = zip(*(_plan_tool(one) for one in filled), strict=True)
     plan = AgentPlan(
         user_request=request,
@@ -132,7 +134,8 @@ def _plan_tool(filled: FilledTool) -> tuple[PlannedTool, HiddenTool, TestCase]:
         example_usage=f"{filled.name}({', '.join(f'{name}={value!r}' for name, value in arguments.items())}) -> {expected!r}",
     )
     sources = [
-        tool_source(tool, filled.parameters, filled.family.returns, body, filled.family.imports) for body in (reference, *mutants)
+        tool_source(tool, filled.parameters, filled.family.returns, body, filled.family.imports)
+        for body in (reference, *mutants)
     ]
     hidden = HiddenTool(name=filled.name, reference=sources[0], inputs=filled.inputs, mutants=tuple(sources[1:]))
     return tool, hidden, TestCase(test_id=filled.name, tool=filled.name, arguments=arguments, expected=expected)

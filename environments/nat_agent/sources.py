@@ -79,6 +79,4 @@ def evaluate(body: str, arguments: JsonObject, settings: Mapping[str, int]) -> J
 
 
 def _group(server: PlannedServer) -> str:
-    return (
-        f"  {server.name}:\n    _type: mcp_client\n    server:\n      transport: stdio\n      command: {server.package}\n"
-    )
+    return f"  {server.name}:\n    _type: mcp_client\n    server:\n      transport: stdio\n      command: {server.package}\n"

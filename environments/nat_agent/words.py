@@ -20,9 +20,12 @@ UNITS: dict[str, dict[str, float]] = {
         "bushels": 35.2391, "pecks": 8.80977, "gills": 0.118294,
     },
     "energy": {
-        "joules": 1.0, "calories": 4.184, "kilojoules": 1000.0, "therms": 105_480_400.0, "kilocalories": 4184.0, "megajoules": 1e6,
+        "joules": 1.0, "calories": 4.184, "kilojoules": 1000.0, "therms": 105_480_400.0, "kilocalories": 4184.0,
+        "megajoules": 1e6,
     },
-    "pressure": {"pascals": 1.0, "bars": 100_000.0, "atmospheres": 101_325.0, "torrs": 133.322, "kilopascals": 1000.0, "millibars": 100.0},
+    "pressure": {
+        "pascals": 1.0, "bars": 100_000.0, "atmospheres": 101_325.0, "torrs": 133.322, "kilopascals": 1000.0, "millibars": 100.0,
+    },
     "speed": {"knots": 0.514444, "mph": 0.44704, "kmh": 0.277778, "mps": 1.0, "fps": 0.3048},
     "angle": {"degrees": 1.0, "radians": 57.2958, "turns": 360.0, "quadrants": 90.0, "gradians": 0.9},
 }  # fmt: skip
