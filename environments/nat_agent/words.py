@@ -24,7 +24,8 @@ UNITS: dict[str, dict[str, float]] = {
         "megajoules": 1e6,
     },
     "pressure": {
-        "pascals": 1.0, "bars": 100_000.0, "atmospheres": 101_325.0, "torrs": 133.322, "kilopascals": 1000.0, "millibars": 100.0,
+        "pascals": 1.0, "bars": 100_000.0, "atmospheres": 101_325.0, "torrs": 133.322, "kilopascals": 1000.0,
+        "millibars": 100.0,
     },
     "speed": {"knots": 0.514444, "mph": 0.44704, "kmh": 0.277778, "mps": 1.0, "fps": 0.3048},
     "angle": {"degrees": 1.0, "radians": 57.2958, "turns": 360.0, "quadrants": 90.0, "gradians": 0.9},
@@ -69,6 +70,12 @@ MARKS = "comma dash slash colon dot star plus hash".split()
 
 MARK_SIGNS = {"comma": ",", "dash": "-", "slash": "/", "colon": ":", "dot": ".", "star": "*", "plus": "+", "hash": "#"}
 
-COLLECTIONS = "scores prices readings ages grades weights sizes times votes sales orders points rates counts levels marks".split()
+COLLECTIONS = (
+    "scores prices readings ages grades weights sizes times "
+    "votes sales orders points rates counts levels marks"
+).split()
 
-PERSONS = "Ada Ben Cleo Dan Eva Finn Gus Hana Ivo Jill Kai Lena Milo Nora Omar Pia Quin Rosa Sam Tess Uma Vic Wes Yara Zoe".split()
+PERSONS = (
+    "Ada Ben Cleo Dan Eva Finn Gus Hana Ivo Jill Kai Lena "
+    "Milo Nora Omar Pia Quin Rosa Sam Tess Uma Vic Wes Yara Zoe"
+).split()
