@@ -11,7 +11,10 @@ from pydantic import Field, ValidationError
 from backends.base import ExecResult, Process, SandboxError, SandboxPathError
 from backends.channel import Channel, Reply
 from backends.host_process import HostProcess
+from core.logs import get_logger
 from core.types import JsonObject, Value
+
+log = get_logger("sandbox")
 
 ANSWER_SECONDS = 20.0  # what an agent may take beyond the time of the command itself
 PING_SECONDS = 5.0
@@ -141,7 +144,9 @@ class AgentSandbox:
 
     async def _destroy(self) -> None:
         await self._channel.close()
-        await self._host.end(END_SECONDS)
+        messages = await self._host.end(END_SECONDS)
+        if messages:
+            log.warning("sandbox_complained", sandbox=self.id, messages=messages)
         await self._free(self)
 
 

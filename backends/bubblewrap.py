@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import NamedTuple
 
 from backends.base import SandboxSpec
+from backends.seccomp import filter_program
 from backends.start import AGENT, MIB, agent_command
 from core.errors import ConfigError
 
@@ -85,11 +86,13 @@ class _Walls:
         yield "--die-with-parent", "--new-session", "--as-pid-1", "--clearenv", "--hostname", "sandbox"
         if not spec.nested_namespaces:
             yield ("--disable-userns",)
+        if (program := filter_program()) is not None:
+            yield "--seccomp", self._memory(program)
         for directory in ("/etc", "/etc/ssl", "/run", LIBRARY, f"{LIBRARY}/backends"):
             yield "--perms", "0755", "--dir", directory
         yield from _system()
         for path, text in FILES.items():
-            yield "--perms", "0444", "--ro-bind-data", self._memory(text), path
+            yield "--perms", "0444", "--ro-bind-data", self._memory(text.encode()), path
         yield "--proc", "/proc", "--dev", "/dev"
         yield "--size", str(SHM_BYTES), "--tmpfs", "/dev/shm", "--remount-ro", "/dev"  # noqa: S108
         yield "--size", str(spec.disk_mib * MIB), "--tmpfs", "/tmp"  # noqa: S108
@@ -113,9 +116,9 @@ class _Walls:
         os.close(fd)
         return "--ro-bind", source, inside
 
-    def _memory(self, text: str) -> str:
+    def _memory(self, data: bytes) -> str:
         fd = os.memfd_create("file")
-        os.write(fd, text.encode())
+        os.write(fd, data)
         os.lseek(fd, 0, os.SEEK_SET)
         return self._give(fd)
 

@@ -6,6 +6,8 @@ import socket
 import subprocess
 from collections.abc import Sequence
 
+MESSAGE_BYTES = 2000
+
 
 class HostProcess:
     """Made with `start`; `end` must be awaited once."""
@@ -47,13 +49,8 @@ class HostProcess:
         """Its process id on the host."""
         return self._process.pid
 
-    def messages(self) -> str:
-        """The end of what it wrote to standard error."""
-        size = os.fstat(self._messages).st_size
-        return os.pread(self._messages, 2000, max(0, size - 2000)).decode("utf-8", "replace").strip()
-
-    async def end(self, seconds: float) -> None:
-        """Wait for its end that long, then kill it; every descriptor is closed afterwards."""
+    async def end(self, seconds: float) -> str:
+        """Wait for its end that long, then kill it. Returns the end of what it wrote to standard error."""
         try:
             async with asyncio.timeout(seconds):
                 await self._ended.wait()
@@ -61,9 +58,11 @@ class HostProcess:
             self._process.kill()
             await self._ended.wait()
         self._process.wait()  # it has ended, so this returns at once
-        asyncio.get_running_loop().remove_reader(self._pidfd)
         os.close(self._pidfd)
+        size = os.fstat(self._messages).st_size
+        messages = os.pread(self._messages, MESSAGE_BYTES, max(0, size - MESSAGE_BYTES))
         os.close(self._messages)
+        return messages.decode("utf-8", "replace").strip()
 
     def _on_end(self) -> None:
         asyncio.get_running_loop().remove_reader(self._pidfd)

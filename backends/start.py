@@ -3,7 +3,6 @@
 import asyncio
 import socket
 from collections.abc import Awaitable, Callable, Sequence
-from contextlib import suppress
 from pathlib import Path
 from typing import NamedTuple
 
@@ -49,8 +48,7 @@ async def start_sandbox(launch: Launch, hello: JsonObject, free: Callable[[Agent
     try:
         await channel.request(hello, seconds=START_SECONDS)
     except BaseException as error:
-        messages = host.messages()
-        await _give_up(channel, host)
+        messages = await asyncio.shield(asyncio.create_task(_give_up(channel, host)))
         if isinstance(error, SandboxError):
             raise SandboxError(f"the sandbox did not start: {messages or error}") from error
         raise
@@ -72,12 +70,6 @@ def hello(spec: SandboxSpec, *, workspace: str, isolated: bool) -> JsonObject:
     }
 
 
-async def _give_up(channel: Channel, host: HostProcess) -> None:
-    ending = asyncio.get_running_loop().create_task(_end(channel, host))
-    with suppress(asyncio.CancelledError):
-        await asyncio.shield(ending)
-
-
-async def _end(channel: Channel, host: HostProcess) -> None:
+async def _give_up(channel: Channel, host: HostProcess) -> str:
     await channel.close()
-    await host.end(END_SECONDS)
+    return await host.end(END_SECONDS)

@@ -27,15 +27,12 @@ def read_file(setup: Setup, path: str, max_bytes: int) -> bytes:
         raise Refused("path", _explained(error)) from error
     finally:
         os.close(directory)
-    with os.fdopen(fd, "rb", buffering=0) as file:
-        status = os.fstat(fd)
-        if not stat.S_ISREG(status.st_mode):
-            raise Refused("path", "is not a regular file")
-        # a file may grow while it is read, so both the size and what was read are held against the limit
-        data = b"" if status.st_size > max_bytes else _read_up_to(file.fileno(), max_bytes + 1)
-    if max(len(data), status.st_size) > max_bytes:
-        raise Refused("path", f"holds {max(len(data), status.st_size)} bytes, at most {max_bytes} were asked for")
-    return data
+    try:
+        return _read_regular(fd, max_bytes)
+    except OSError as error:
+        raise Refused("path", _explained(error)) from error
+    finally:
+        os.close(fd)
 
 
 def write_file(setup: Setup, path: str, data: bytes) -> None:
@@ -121,13 +118,18 @@ def _open_directory(root: str, parts: list[str], *, make: bool) -> int:
     return current
 
 
-def _read_up_to(fd: int, max_bytes: int) -> bytes:
+def _read_regular(fd: int, max_bytes: int) -> bytes:
+    status = os.fstat(fd)
+    if not stat.S_ISREG(status.st_mode):
+        raise Refused("path", "is not a regular file")
     data = bytearray()
-    while len(data) < max_bytes:
-        chunk = os.read(fd, min(1 << 20, max_bytes - len(data)))
-        if not chunk:
-            break
+    size = status.st_size
+    # a file may grow while it is read, so what was read counts as well
+    while size <= max_bytes and (chunk := os.read(fd, 1 << 20)):
         data += chunk
+        size = max(size, len(data))
+    if size > max_bytes:
+        raise Refused("path", f"holds {size} bytes, at most {max_bytes} were asked for")
     return bytes(data)
 
 
