@@ -43,9 +43,18 @@ class ParsedCompletion(Value):
     malformed: tuple[MalformedCall, ...] = ()
 
     def message(self) -> Message:
-        """The assistant message of this completion: well-formed calls, the usable ones first."""
+        """The assistant message of this completion.
+
+        Its calls are the well-formed ones, the usable ones first; blocks that are no calls are text of its content.
+        """
         refused = (bad.call for bad in self.malformed if bad.call is not None)
-        return Message(role=Role.ASSISTANT, content=self.content, reasoning=self.reasoning, tool_calls=(*self.calls, *refused))
+        broken = (bad.text for bad in self.malformed if bad.call is None)
+        return Message(
+            role=Role.ASSISTANT,
+            content="\n".join(text for text in (self.content, *broken) if text),
+            reasoning=self.reasoning,
+            tool_calls=(*self.calls, *refused),
+        )
 
 
 class ToolCallParser(Protocol):

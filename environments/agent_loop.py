@@ -1,0 +1,189 @@
+"""The loop of one episode: ask the policy, run its tool calls in the sandbox, tell it what they answered.
+
+What the policy did wrong is an answer: a call that cannot be parsed, an unknown tool, arguments that a schema does
+not take, a tool that was used wrongly. What broke outside of it is raised.
+"""
+
+import asyncio
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+
+from pydantic import Field
+
+from backends.base import SandboxPathError
+from core.clock import Clock
+from core.config import Config
+from core.errors import BoundaryError, PolicyError, boundary
+from core.types import FinishReason, Message, Role, StopReason, Task, ToolCall, Turn
+from environments.base import Tool, ToolMistake
+from environments.policy import Completion, CompletionRequest, OutOfTokens, Policy
+from environments.tool_context import ToolContext
+from tool_call_parsers.base import MalformedCall
+from tool_call_parsers.schemas import is_text, read_arguments
+
+
+class ToolError(BoundaryError):
+    """A tool itself failed; the policy used it as it should be used."""
+
+    boundary = "tool"
+
+
+class EpisodeLimits(Config):
+    """Where an episode ends whether or not the policy is done."""
+
+    turns: int | None = Field(default=None, gt=0)
+    """None: the environment's own `max_turns`."""
+    seconds: float = Field(default=600.0, gt=0)
+    """Generation and tools together; the reward has its own limit."""
+    reward_seconds: float = Field(default=300.0, gt=0)
+    tool_output_characters: int = Field(default=8000, ge=100)
+    """A longer answer of a tool loses its middle."""
+
+
+@dataclass
+class Record:
+    """What has happened in an episode so far: its turns, and seconds by phase."""
+
+    turns: list[Turn] = field(default_factory=list)
+    timings: dict[str, float] = field(default_factory=dict)
+
+    @contextmanager
+    def timed(self, phase: str, clock: Clock) -> Iterator[None]:
+        """Add the seconds of a block to a phase."""
+        started = clock.monotonic()
+        try:
+            yield
+        finally:
+            self.timings[phase] = self.timings.get(phase, 0.0) + clock.monotonic() - started
+
+
+@dataclass(frozen=True)
+class Episode:
+    """One attempt at a task in one sandbox, while it is played."""
+
+    id: str
+    task: Task
+    tools: Sequence[Tool]
+    context: ToolContext
+    record: Record
+
+
+class AgentLoop:
+    """Plays episodes of one policy, any number at once."""
+
+    def __init__(self, policy: Policy, limits: EpisodeLimits, clock: Clock) -> None:
+        self._policy, self._limits, self._clock = policy, limits, clock
+
+    async def run(self, episode: Episode, max_turns: int) -> StopReason:
+        """Play to the end and say why it ended; the turns are in its record.
+
+        Raises PolicyError, SandboxError or ToolError for what is not the policy's doing; turns that were played
+        stay in the record.
+        """
+        deadline = self._clock.monotonic() + self._limits.seconds
+        stop = None
+        while stop is None and len(episode.record.turns) < max_turns:
+            stop = await self._turn(episode, deadline)
+        return stop or StopReason.MAX_TURNS
+
+    async def _turn(self, episode: Episode, deadline: float) -> StopReason | None:
+        """Play one turn; None where the episode goes on."""
+        seconds = self._clock.monotonic()
+        try:
+            completion = await self._complete(episode, deadline)
+        except OutOfTokens:
+            return StopReason.MAX_TOKENS
+        seconds = self._clock.monotonic() - seconds
+        observations: list[Message] = []
+        limit = self._until(deadline)
+        try:
+            with episode.record.timed("tools", self._clock):
+                async with limit:
+                    return await self._answer(episode, completion, observations)
+        except TimeoutError:
+            if not limit.expired():
+                raise
+            return StopReason.TIMEOUT
+        finally:
+            episode.record.turns.append(_turn_of(completion, observations, seconds))
+
+    async def _complete(self, episode: Episode, deadline: float) -> Completion:
+        request = CompletionRequest(episode.id, episode.task, tuple(episode.record.turns))
+        limit = self._until(deadline)
+        with episode.record.timed("generation", self._clock), boundary(PolicyError, "policy.complete"):
+            try:
+                async with limit:
+                    return await self._policy.complete(request)
+            except TimeoutError as error:
+                if not limit.expired():
+                    raise
+                raise PolicyError(f"no completion within the episode's {self._limits.seconds:g} s") from error
+
+    async def _answer(self, episode: Episode, completion: Completion, observations: list[Message]) -> StopReason | None:
+        """Answer every call in order, usable ones first, into `observations`."""
+        refused = {bad.call.id: bad for bad in completion.malformed if bad.call is not None}
+        for call in completion.message.tool_calls:
+            if call.id in refused:
+                observations.append(_told(call, refused[call.id].problem))
+            elif await self._run(episode, call, observations):
+                return StopReason.FINISHED
+        broken = [bad for bad in completion.malformed if bad.call is None]
+        if broken:
+            observations.append(_correction(broken))
+        if observations:
+            return None
+        return StopReason.MAX_TOKENS if completion.finish_reason is FinishReason.LENGTH else StopReason.FINISHED
+
+    async def _run(self, episode: Episode, call: ToolCall, observations: list[Message]) -> bool:
+        """Run one usable call; True where it ended the episode."""
+        tool = next(tool for tool in episode.tools if tool.spec.name == call.name)
+        try:
+            with boundary(ToolError, f"tool {call.name}"):
+                try:
+                    text = await tool.run(episode.context, read_arguments(call.arguments))
+                except (ToolMistake, SandboxPathError) as mistake:
+                    observations.append(_told(call, self._cut(f"{mistake}")))
+                    return False
+        except asyncio.CancelledError:
+            observations.append(_told(call, "stopped: the episode ran out of time"))
+            raise
+        observations.append(_told(call, self._cut(text)))
+        return tool.ends_episode
+
+    def _until(self, deadline: float) -> asyncio.Timeout:
+        return asyncio.timeout(max(0.0, deadline - self._clock.monotonic()))
+
+    def _cut(self, text: str) -> str:
+        """A text of at most the allowed length, its middle left out where it is longer."""
+        text = text if is_text(text) else text.encode(errors="replace").decode()
+        limit = self._limits.tool_output_characters
+        if len(text) <= limit:
+            return text
+        note = f"\n... {len(text) - limit} characters left out ...\n"
+        kept = max(0, limit - len(note))
+        return text[: kept - kept // 2] + note + text[len(text) - kept // 2 :]
+
+
+def _turn_of(completion: Completion, observations: Sequence[Message], seconds: float) -> Turn:
+    return Turn(
+        prompt_ids=completion.prompt_ids,
+        completion_ids=completion.completion_ids,
+        logprobs=completion.logprobs,
+        message=completion.message,
+        observations=tuple(observations),
+        malformed=len(completion.malformed),
+        finish_reason=completion.finish_reason,
+        policy_version=completion.policy_version,
+        seconds=seconds,
+    )
+
+
+def _told(call: ToolCall, text: str) -> Message:
+    return Message(role=Role.TOOL, content=text, tool_call_id=call.id)
+
+
+def _correction(broken: Sequence[MalformedCall]) -> Message:
+    """What was wrong with blocks that are no calls: without an id there is nothing that a tool could answer."""
+    problems = "\n".join(f"A tool call could not be read ({bad.status}): {bad.problem}" for bad in broken[:10])
+    return Message(role=Role.USER, content=problems)
