@@ -1,0 +1,99 @@
+"""Scores the agent's tools: what they register, accept and return, asked one call at a time."""
+
+from collections.abc import Sequence
+
+from pydantic import JsonValue
+
+from core.types import JsonObject
+from environments.nat_agent.fork_client import ChildMistake, Fork
+from environments.nat_agent.oracle import Call, ToolOracle
+from environments.nat_agent.values import same
+
+LOADED_STAGES = ("config", "build", "schema", "ready")
+SCHEMA_KEYS = ("type", "items", "enum")
+
+
+def no_scores(oracle: ToolOracle) -> dict[str, float]:
+    """The sub-scores that a tool can earn, none of them earned yet."""
+    scores = {"tool_registers": 0.0, "tool_builds": 0.0, "tool_schema": 0.0, "tool_behaviour": 0.0}
+    if oracle.refused:
+        scores["tool_errors"] = 0.0
+    if oracle.settings:
+        scores["tool_settings"] = 0.0
+    return scores
+
+
+async def judge_tool(fork: Fork, oracle: ToolOracle, report: JsonValue, scores: dict[str, float], problems: list[str]) -> None:
+    """Fill in `scores` of one tool. `report` is what the child said when it loaded it.
+
+    Raises ChildLost when the child goes away; what was earned until then stays.
+    """
+    name = oracle.planned.name
+    facts = report if isinstance(report, dict) else {}
+    scores["tool_registers"] = float(facts.get("stage") in LOADED_STAGES)
+    if facts.get("stage") != "ready":
+        problems.append(f"nat_tools/{name}.py: {facts.get('error', 'not loaded')}")
+        return
+    description = facts.get("description")
+    scores["tool_builds"] = 1.0 if isinstance(description, str) and description.strip() else 0.5
+    scores["tool_schema"] = schema_likeness(oracle.input_schema, facts.get("input_schema"))
+    scores["tool_behaviour"] = await _share_right(fork, oracle, oracle.behaviour, problems)
+    if scores["tool_behaviour"] == 0:
+        return
+    if oracle.settings:
+        scores["tool_settings"] = await _share_right(fork, oracle, oracle.settings, problems)
+    if oracle.refused:
+        scores["tool_errors"] = await _share_refused(fork, name, oracle.refused, problems)
+
+
+def schema_likeness(expected: JsonObject, found: JsonValue) -> float:
+    """The share of arguments that have the planned name, type and need, over all that either schema has."""
+    wanted, given = _arguments(expected), _arguments(found if isinstance(found, dict) else {})
+    names = wanted.keys() | given.keys()
+    return sum(name in wanted and given.get(name) == wanted[name] for name in names) / len(names) if names else 1.0
+
+
+def _arguments(schema: JsonObject) -> dict[str, JsonValue]:
+    properties, required = schema.get("properties"), schema.get("required")
+    if not isinstance(properties, dict):
+        return {}
+    needed = required if isinstance(required, list) else []
+    return {
+        name: {"required": name in needed, **{key: about[key] for key in SCHEMA_KEYS if key in about}}
+        for name, about in properties.items()
+        if isinstance(about, dict)
+    }
+
+
+async def _share_right(fork: Fork, oracle: ToolOracle, calls: Sequence[Call], problems: list[str]) -> float:
+    """The share of calls that return the expected value. Stops at the first few wrong ones of a hopeless tool."""
+    name, right = oracle.planned.name, 0
+    for index, call in enumerate(calls):
+        problem = await _wrong(fork, oracle, call)
+        right += problem is None
+        if problem is not None and index == right:  # the first one that is wrong
+            problems.append(f"{name}: {problem}")
+    return right / len(calls)
+
+
+async def _wrong(fork: Fork, oracle: ToolOracle, call: Call) -> str | None:
+    request: JsonObject = {"do": "call", "tool": oracle.planned.name, "config": call.settings, "arguments": call.arguments}
+    try:
+        answer = await fork.ask(request)
+    except ChildMistake as mistake:
+        return str(mistake)
+    if "value" in answer and same(call.expected, answer["value"], oracle.planned.output_schema):
+        return None
+    shown = repr(answer.get("value"))[:60]
+    return f"returns {shown}{' with other settings' if call.settings else ''} where another value is right"
+
+
+async def _share_refused(fork: Fork, name: str, refused: Sequence[JsonObject], problems: list[str]) -> float:
+    right = 0
+    for arguments in refused:
+        try:
+            await fork.ask({"do": "call", "tool": name, "config": {}, "arguments": arguments})
+            problems.append(f"{name}: answers although an argument is missing")
+        except ChildMistake:
+            right += 1
+    return right / len(refused)

@@ -1,0 +1,1 @@
+"""What runs inside the evaluator's sandbox, under the NAT environment's own Python."""

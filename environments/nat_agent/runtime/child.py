@@ -1,0 +1,81 @@
+"""One evaluation: answers the host's requests one at a time, in the order in which they come.
+
+Nothing in here decides what anything is worth. Once agent code was loaded, every answer may be forged; the host
+compares each with what it knows.
+"""
+
+import asyncio
+import os
+import socket
+import sys
+from collections.abc import Callable
+from pathlib import Path
+
+from runtime.agent_tools import AgentTools
+from runtime.frames import Channel
+from runtime.setup_script import SetupScript
+from runtime.suite import run_suite
+from runtime.trusted_config import check_config
+from runtime.workflow import run_workflow
+
+MAX_ERROR = 300
+
+
+def live(sock: socket.socket, walls: list[str]) -> None:
+    """Answer requests until the host hangs up."""
+    Evaluation(Channel(sock), Path.cwd(), walls).answer_all()
+
+
+class Evaluation:
+    """The state between requests: the workspace, the loaded tools, one event loop."""
+
+    def __init__(self, channel: Channel, workspace: Path, walls: list[str]) -> None:
+        self.channel, self.workspace, self.walls = channel, workspace, walls
+        self.loop = asyncio.new_event_loop()
+        self.tools = AgentTools(self._run)
+        self.setup = SetupScript(workspace)
+        self.operations: dict[str, Callable[[dict], object]] = {
+            "files": self.write_files,
+            "load": lambda request: self.tools.load(request["names"]),
+            "call": self.tools.call,
+            "config": lambda request: self._run(check_config(request)),
+            "setup": self.setup.run,
+            "workflow": lambda request: self._run(run_workflow(request, self.channel)),
+            "tests": lambda request: run_suite(self.workspace, request),
+        }
+
+    def answer_all(self) -> None:
+        asyncio.set_event_loop(self.loop)
+        sys.path.append(str(self.workspace))  # last: nothing in the workspace shadows an installed module
+        while True:
+            try:
+                request = self.channel.receive()
+            except EOFError:
+                os._exit(0)
+            self.channel.send(self._answer(request))
+
+    def _answer(self, request: dict) -> dict:
+        try:
+            return {"result": self.operations[request["do"]](request)}
+        except Exception as error:
+            return {"error": describe(error)}
+        except BaseException as error:  # sys.exit in agent code ends a request, not the evaluation
+            return {"error": f"{type(error).__name__} raised"}
+
+    def _run(self, coroutine: object) -> object:
+        return self.loop.run_until_complete(coroutine)
+
+    def write_files(self, request: dict) -> None:
+        """Write the host's files into the empty workspace; the host checked the paths."""
+        for name, text in request["files"].items():
+            path = self.workspace / name
+            path.parent.mkdir(exist_ok=True)
+            path.write_text(text, encoding="utf-8")
+
+
+def describe(error: BaseException) -> str:
+    """An error in one line, or its type where agent code made even that fail."""
+    try:
+        return f"{type(error).__name__}: {' '.join(str(error).split())}"[:MAX_ERROR]
+    except Exception:
+        return type(error).__name__
