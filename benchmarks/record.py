@@ -1,0 +1,39 @@
+"""Figures of record: what was measured, on which machine, when, at which commit."""
+
+import datetime
+import json
+import os
+import platform
+import subprocess
+from pathlib import Path
+
+RESULTS = Path(__file__).parent / "results"
+
+
+def machine() -> dict[str, str | int]:
+    """The machine in the words that matter for a figure."""
+    names = [line.split(":", 1)[1].strip() for line in _read("/proc/cpuinfo") if line.startswith("model name")]
+    memory = next((int(line.split()[1]) // 2**20 for line in _read("/proc/meminfo") if line.startswith("MemTotal")), 0)
+    return {
+        "cpu": names[0] if names else platform.processor(),
+        "cores": len(os.sched_getaffinity(0)),
+        "memory_gib": memory,
+        "python": platform.python_version(),
+        "load_average": f"{os.getloadavg()[0]:.2f}",
+    }
+
+
+def write_record(name: str, figures: dict) -> None:
+    """Write benchmarks/results/NAME.json with date and commit."""
+    commit = subprocess.run(["git", "rev-parse", "--short", "HEAD"], capture_output=True, text=True, check=True).stdout.strip()
+    today = datetime.datetime.now(datetime.UTC).date().isoformat()
+    RESULTS.mkdir(exist_ok=True)
+    body = json.dumps({"date": today, "commit": commit, **figures}, indent=2)
+    (RESULTS / f"{name}.json").write_text(body + "\n", encoding="utf-8")
+
+
+def _read(path: str) -> list[str]:
+    try:
+        return Path(path).read_text(encoding="utf-8").splitlines()
+    except OSError:
+        return []
