@@ -13,6 +13,7 @@ from trainer.weights import PARTIAL, remove_partial, replaced_directory
 
 log = get_logger("checkpoints")
 PROGRESS_FILE = "progress.json"
+STEP_PREFIX = "step-"
 
 
 class CheckpointConfig(Config):
@@ -32,7 +33,7 @@ class Progress(Value):
 
 
 class CheckpointStore:
-    """The checkpoints of one run, newest last: `step-00000012/{progress.json, ...what the engine writes}`."""
+    """The checkpoints of one run, newest last: `step-00000012/{progress.json, model/, ...}`."""
 
     def __init__(self, root: Path, config: CheckpointConfig | None = None) -> None:
         self._root = root
@@ -44,7 +45,7 @@ class CheckpointStore:
 
     def save(self, progress: Progress, engine: Engine) -> Path:
         """Write a checkpoint and delete the oldest beyond `keep`. Raises TrainingError or OSError; nothing partial stays."""
-        target = self._root / f"step-{progress.step:08d}"
+        target = self._root / f"{STEP_PREFIX}{progress.step:08d}"
         with replaced_directory(target) as partial:
             engine.save(partial)
             (partial / PROGRESS_FILE).write_text(progress.model_dump_json(), encoding="utf-8")
@@ -55,7 +56,12 @@ class CheckpointStore:
 
     def all(self) -> list[Path]:
         """Directories of the checkpoints, oldest first."""
-        return sorted(path.parent for path in self._root.glob(f"step-*/{PROGRESS_FILE}"))
+        return sorted(path.parent for path in self._root.glob(f"{STEP_PREFIX}*/{PROGRESS_FILE}"))
+
+    def newest_step(self) -> int | None:
+        """The step of the newest checkpoint; None where there is none."""
+        found = self.all()
+        return int(found[-1].name.removeprefix(STEP_PREFIX)) if found else None
 
     def restore(self, engine: Engine) -> Progress | None:
         """Put the engine where the newest checkpoint left it; None where there is none. Raises TrainingError."""

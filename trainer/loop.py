@@ -12,6 +12,7 @@ from core.config import Config
 from core.logs import get_logger
 from core.types import ScoredGroup, Update
 from trainer.checkpoints import CheckpointStore, Progress
+from trainer.engines.base import MODEL_FOLDER
 from trainer.learner import Learner, Lesson
 from trainer.metrics import Seconds, StepRecord, batch_figures, to_update
 from trainer.samples import Admission
@@ -88,6 +89,7 @@ class TrainLoop:
         self._config, self._learner, self._checkpoints, self._on_step = config, learner, checkpoints, on_step
         self._clock: Clock = clock or SystemClock()
         self._stopped = False
+        self._checkpoint_seconds = 0.0
 
     def stop(self) -> None:
         """End after what is being done now, at the latest when the source's next wait ends."""
@@ -111,6 +113,8 @@ class TrainLoop:
             self.phase = Phase.ACKNOWLEDGING
             await source.acknowledge(taken.id, update)
             waiting_since = self._clock.monotonic()
+        if self._checkpoints.newest_step() != self.progress.step:
+            await self._checkpoint()
         self.phase = Phase.IDLE
         return self.progress
 
@@ -133,29 +137,27 @@ class TrainLoop:
         if lesson.changed:
             await self._publish(publisher)
         published = self._clock.monotonic()
-        weights_path = await self._checkpoint()
         seconds = Seconds(
             wait=wait_seconds,
             train=trained - started,
             publish=published - trained,
-            checkpoint=self._clock.monotonic() - published,
+            checkpoint=self._checkpoint_seconds,
         )
         record = self._record(taken.groups, before.policy_version, lesson, seconds)
         self._on_step(record)
-        return to_update(record, weights_path)
+        due = self._checkpoints.due(self.progress.step) or self.progress.step >= self._config.max_steps
+        return to_update(record, await self._checkpoint() if due else None)
 
     async def _publish(self, publisher: Publisher) -> None:
         self.phase = Phase.PUBLISHING
         weights = await asyncio.to_thread(self._learner.engine.state_dict)
         await publisher.publish(weights, self.progress.policy_version)
 
-    async def _checkpoint(self) -> str | None:
-        last = self.progress.step >= self._config.max_steps or self._stopped
-        if not last and not self._checkpoints.due(self.progress.step):
-            return None
-        self.phase = Phase.CHECKPOINTING
+    async def _checkpoint(self) -> str:
+        self.phase, started = Phase.CHECKPOINTING, self._clock.monotonic()
         path = await asyncio.to_thread(self._checkpoints.save, self.progress, self._learner.engine)
-        return str(path / "model")
+        self._checkpoint_seconds = self._clock.monotonic() - started
+        return str(path / MODEL_FOLDER)
 
     def _record(self, groups: Sequence[ScoredGroup], sampled_for: int, lesson: Lesson, seconds: Seconds) -> StepRecord:
         samples = lesson.samples

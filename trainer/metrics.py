@@ -10,7 +10,7 @@ from pydantic import Field, ValidationError
 
 from core.types import ScoredGroup, Update, Value
 
-SUCCESS = "success"
+SUCCESS = "success_rate"
 
 
 class Seconds(Value):
@@ -20,6 +20,7 @@ class Seconds(Value):
     train: float = 0.0
     publish: float = 0.0
     checkpoint: float = 0.0
+    """Of the step before: a record is written before its own checkpoint, so that a crash between them repeats both."""
 
 
 class StepRecord(Value):
@@ -39,7 +40,7 @@ class StepRecord(Value):
     """Over all scored rollouts of the batch; None without any. The deviation is the population's."""
     reward_std: float | None = None
     success_rate: float | None = None
-    """Mean of the reward metric `success`, where environments report it."""
+    """Mean of the reward metric `success_rate`, where environments report it."""
     reward_parts: dict[str, float] = Field(default_factory=dict)
     reward_metrics: dict[str, float] = Field(default_factory=dict)
     turns_mean: float | None = None

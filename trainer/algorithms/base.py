@@ -74,6 +74,8 @@ class Algorithm(Protocol):
 
     config_type: ClassVar[type[AlgorithmConfig]]
 
+    def __init__(self, config: AlgorithmConfig) -> None: ...
+
     @property
     def config(self) -> AlgorithmConfig: ...
 

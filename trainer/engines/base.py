@@ -11,6 +11,9 @@ from core.registry import Registry
 from trainer.algorithms.base import AdamParams, LossFunction
 from trainer.batch import Batch
 
+MODEL_FOLDER = "model"
+"""Where in a checkpoint the weights are, as a Hugging Face directory."""
+
 
 class EngineConfig(Config):
     """What all engines share."""
@@ -35,6 +38,10 @@ class Engine(Protocol):
     """A model and its optimiser. Not for two threads at once."""
 
     config_type: ClassVar[type[EngineConfig]]
+
+    def __init__(self, source: Path, config: EngineConfig, *, with_reference: bool = False) -> None:
+        """The model of a Hugging Face directory, with a frozen twin as reference if asked. Raises TrainingError."""
+        ...
 
     @property
     def vocabulary(self) -> int:

@@ -13,18 +13,18 @@ from pydantic import Field
 from torch import Tensor
 from torch.utils.checkpoint import checkpoint
 from transformers import AutoModelForCausalLM, PreTrainedModel
+from transformers.utils.logging import disable_progress_bar
 
 from core.errors import TrainingError, boundary
 from core.logs import get_logger
 from trainer.algorithms.base import AdamParams, LossFunction, Predictions
 from trainer.batch import Batch
-from trainer.engines.base import EngineConfig, Pass
+from trainer.engines.base import MODEL_FOLDER, EngineConfig, Pass
 from trainer.weights import read_weights, save_model, shared_names, snapshot
 
 log = get_logger("torch_engine")
 HEAD_TOLERANCE = 1e-4  # float32 rounding between two ways to the same logits
 LOGITS_PER_CHUNK = 1 << 24  # 64 MiB of float32; more are recomputed in the backward pass
-MODEL_FOLDER = "model"
 STATE_FILE = "engine.pt"
 
 
@@ -141,6 +141,7 @@ class TorchEngine:
             random.setstate((version, tuple(words), gauss))
 
     def _read_model(self) -> PreTrainedModel:
+        disable_progress_bar()  # logs are events
         with boundary(TrainingError, f"model {self._source}"):
             model = AutoModelForCausalLM.from_pretrained(
                 self._source, dtype=torch.float32, attn_implementation=self._config.attention, local_files_only=True
