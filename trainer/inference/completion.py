@@ -28,7 +28,7 @@ class Completion:
         """What others may reuse of this row; None once the weights changed under it."""
         self.end: FinishReason | PolicyError | None = None
         self._taken = 0
-        self._random = Random(seed)  # noqa: S311 (sampling, not secrets)
+        self._random = Random(seed)
         self._stops = frozenset(params.stop_token_ids)
         self._starts: list[tuple[int, int]] = []  # (version, first completion token of it)
         self._decode = decode

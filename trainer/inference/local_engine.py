@@ -80,7 +80,7 @@ class LocalEngine:
         self.max_length = min(self.config.max_length, model.config.max_position_embeddings)
         self._vocabulary = model.config.vocab_size
         self._decode = decode
-        self._seeds = Random(self.config.seed)  # noqa: S311 (sampling, not secrets)
+        self._seeds = Random(self.config.seed)
         self._scheduler = Scheduler(
             model,
             max_batch=self.config.max_batch,
