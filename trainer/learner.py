@@ -86,7 +86,7 @@ class Learner:
         parts: list[list[Sample]] = []
         for epoch in range(config.epochs):
             order = list(samples)
-            random.Random(f"{self._seed}-{step}-{epoch}").shuffle(order)  # noqa: S311
+            random.Random(f"{self._seed}-{step}-{epoch}").shuffle(order)
             count = min(config.minibatches, len(order))
             parts += [order[index::count] for index in range(count)]
         return parts
