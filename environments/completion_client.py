@@ -4,6 +4,7 @@ Sampling once more has no effect on the server, so a request may be repeated.
 """
 
 from typing import Self
+from urllib.parse import urlsplit
 
 import httpx
 from pydantic import JsonValue, SecretStr
@@ -16,6 +17,7 @@ from environments.policy import PolicyConfig
 
 log = get_logger("policy")
 
+LOOPBACK = ("127.0.0.1", "localhost", "::1")
 BUSY = frozenset({429, 500, 502, 503, 504})
 FIRST_DELAY_SECONDS = 0.25
 MAX_DELAY_SECONDS = 20.0
@@ -32,7 +34,7 @@ class CompletionClient:
             headers={"authorization": f"Bearer {api_token.get_secret_value()}"} if api_token else {},
             timeout=httpx.Timeout(config.timeout_seconds, connect=10.0),
             limits=httpx.Limits(max_connections=config.max_connections, max_keepalive_connections=config.max_connections),
-            trust_env=False,  # a proxy variable must not send loopback traffic elsewhere
+            trust_env=urlsplit(self.root).hostname not in LOOPBACK,  # a proxy is not on the way to this machine
         )
 
     async def __aenter__(self) -> Self:

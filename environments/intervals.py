@@ -10,8 +10,8 @@ from statistics import NormalDist, fmean, variance
 from core.types import Value
 
 Z = NormalDist().inv_cdf(0.975)
-T_SMALL = (float("inf"), 12.706, 4.303)
-"""Student's t at 97.5 % for 1 and 2 degrees of freedom, where the expansion below is too coarse."""
+T_SMALL = (float("inf"), 12.706, 4.303, 3.182)
+"""Student's t at 97.5 % for 1 to 3 degrees of freedom, where the expansion below is too coarse."""
 
 Clusters = Sequence[Sequence[float]]
 
@@ -68,7 +68,7 @@ def wilson(rate: float, number: float) -> tuple[float, float]:
 
 
 def student_t(degrees: int) -> float:
-    """Student's t at 97.5 %, to 0.5 %: Cornish-Fisher (Abramowitz and Stegun 26.7.5) from 3 degrees of freedom on."""
+    """Student's t at 97.5 %, to 0.5 %: Cornish-Fisher (Abramowitz and Stegun 26.7.5) from 4 degrees of freedom on."""
     if degrees < len(T_SMALL):
         return T_SMALL[degrees]
     terms = (

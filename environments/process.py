@@ -11,8 +11,9 @@ import os
 import threading
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack, contextmanager
+from io import FileIO
 from pathlib import Path
-from typing import IO, Self
+from typing import Self
 
 from pydantic import Field
 
@@ -98,15 +99,16 @@ class RowFile:
 
     def __enter__(self) -> Self:
         with ExitStack() as opened, _telling(self.path):
-            self._rows = opened.enter_context(self.path.open("ab"))
-            self._progress = opened.enter_context(Path(f"{self.path}.progress").open("a+b"))
+            self._rows = opened.enter_context(FileIO(self.path, "a+"))
+            self._progress = opened.enter_context(FileIO(f"{self.path}.progress", "a+"))
             self._hold()
             self._resume()
             self._opened = opened.pop_all()
         return self
 
     def __exit__(self, *_: object) -> None:
-        self._opened.close()
+        with self._lock:  # a write that a cancelled owner no longer waits for ends first
+            self._opened.close()
 
     def append(self, number: int, group: ScoredGroup, min_reward: float) -> None:
         """Write the rows of a group, on disk when this returns. A group that was lost whole counts as not played."""
@@ -187,12 +189,13 @@ def _header(arena: Arena, config: ProcessConfig) -> JsonObject:
     }
 
 
-def _write(file: IO[bytes], data: bytes) -> int:
+def _write(file: FileIO, data: bytes) -> int:
     """Append and wait for the disk; how long the file is then. What could not be written whole is taken back."""
     before = file.seek(0, os.SEEK_END)
     try:
-        file.write(data)
-        file.flush()
+        left = memoryview(data)
+        while left:
+            left = left[file.write(left) :]
         os.fsync(file.fileno())
     except OSError:
         file.truncate(before)
