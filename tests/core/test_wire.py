@@ -5,7 +5,7 @@ from array import array
 
 import msgpack
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from core.types import Message, Reward, Role, Sample, ScoredGroup, StopReason, Task, ToolCall, Trajectory, Turn
@@ -80,6 +80,7 @@ def bits(numbers: tuple[float, ...]) -> bytes:
 
 
 @given(GROUPS)
+@settings(max_examples=40)  # a group is slow to draw
 def test_a_group_comes_back_as_it_was(group: ScoredGroup):
     assert decode(ScoredGroup, encode(group)) == group
 
@@ -137,6 +138,7 @@ def test_any_bytes_are_a_message_or_refused(body: bytes):
 
 
 @given(GROUPS, st.data())
+@settings(max_examples=40)  # a group is slow to draw
 def test_a_message_with_flipped_bytes_is_a_message_or_refused(group: ScoredGroup, data: st.DataObject):
     body = bytearray(encode(group))
     for _ in range(data.draw(st.integers(1, 4))):
@@ -148,6 +150,7 @@ def test_a_message_with_flipped_bytes_is_a_message_or_refused(group: ScoredGroup
 
 
 @given(GROUPS, st.data())
+@settings(max_examples=40)  # a group is slow to draw
 def test_a_message_that_was_cut_is_refused(group: ScoredGroup, data: st.DataObject):
     body = encode(group)
     with pytest.raises(WireError, match="not msgpack"):
