@@ -1,12 +1,8 @@
 """The command line of bubblewrap for one sandbox, and what its complaints mean."""
 
-import os
-import subprocess
 import sys
-from collections.abc import Iterator, Sequence
-from contextlib import ExitStack
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
-from typing import NamedTuple
 
 from backends.base import SandboxSpec
 from backends.seccomp import filter_program
@@ -33,19 +29,6 @@ KERNEL_SETTINGS = {
 DENIALS = ("No permissions to create", "Operation not permitted", "uid map: Permission denied", "namespace failed")
 
 
-class Bubblewrap(NamedTuple):
-    """An installed bubblewrap. Versions before August 2024 cannot bind from a descriptor."""
-
-    path: str
-    binds_descriptors: bool
-
-
-def find_bubblewrap(path: str) -> Bubblewrap:
-    """What the program at that path can do. Blocks for some milliseconds."""
-    shown = subprocess.run([path, "--help"], capture_output=True, text=True, check=False)
-    return Bubblewrap(path, "--ro-bind-fd" in shown.stdout + shown.stderr)
-
-
 def agent_argv(end: int) -> list[str]:
     """The agent's command line inside the walls."""
     return agent_command(_python(), LIBRARY, end)
@@ -65,67 +48,42 @@ def forbidden_by(message: str) -> str | None:
     )
 
 
-def walls(spec: SandboxSpec, bubblewrap: Bubblewrap, opened: ExitStack) -> tuple[list[str], list[int]]:
-    """The options for one sandbox and the descriptors that they name, which `opened` closes.
-
-    Raises ConfigError for a path of the spec that does not exist or cannot be shown.
-    """
-    building = _Walls(bubblewrap, opened)
-    options = [word for option in building.options(spec) for word in option]
-    return options, building.fds
-
-
-class _Walls:
-    def __init__(self, bubblewrap: Bubblewrap, opened: ExitStack) -> None:
-        self._bubblewrap, self._opened = bubblewrap, opened
-        self.fds: list[int] = []
-
-    def options(self, spec: SandboxSpec) -> Iterator[Sequence[str]]:
-        """In the order in which bubblewrap builds the root directory."""
-        yield "--unshare-all", "--unshare-user", "--uid", USER, "--gid", USER, "--cap-drop", "ALL"
-        yield "--die-with-parent", "--new-session", "--as-pid-1", "--clearenv", "--hostname", "sandbox"
-        if not spec.nested_namespaces:
-            yield ("--disable-userns",)
-        if (program := filter_program()) is not None:
-            yield "--seccomp", self._memory(program)
-        for directory in ("/etc", "/etc/ssl", "/run", LIBRARY, f"{LIBRARY}/backends"):
-            yield "--perms", "0755", "--dir", directory
-        yield from _system()
-        for path, text in FILES.items():
-            yield "--perms", "0444", "--ro-bind-data", self._memory(text.encode()), path
-        yield "--proc", "/proc", "--dev", "/dev"
-        yield "--size", str(SHM_BYTES), "--tmpfs", "/dev/shm", "--remount-ro", "/dev"  # noqa: S108
-        yield "--size", str(spec.disk_mib * MIB), "--tmpfs", "/tmp"  # noqa: S108
-        yield "--size", str(spec.disk_mib * MIB), "--tmpfs", "/workspace"
-        for source, inside in {str(AGENT): f"{LIBRARY}/backends/agent", **_python_prefix(), **spec.readonly}.items():
-            yield self._bind(source, inside)
-        # the root itself is memory without a limit, so it must not be written
-        yield "--remount-ro", "/", "--chdir", "/"
-
-    def _bind(self, source: str, inside: str) -> Sequence[str]:
+def binds(spec: SandboxSpec) -> dict[str, str]:
+    """What is shown read only: host path -> path inside. Raises ConfigError for one that cannot be shown."""
+    for source, inside in spec.readonly.items():
         parts = Path(inside).parts
         if not inside.startswith("/") or len(parts) < 2 or ".." in parts or parts[1] in ("proc", "dev"):
             raise ConfigError(f"sandbox path {inside}: expected an absolute path outside of /proc and /dev")
-        try:
-            # opened by us, it may lie where the unprivileged user cannot go
-            fd = os.open(source, os.O_PATH | os.O_CLOEXEC)
-        except OSError as error:
-            raise ConfigError(f"sandbox path {source}: {error.strerror}; expected a path of this machine") from error
-        if self._bubblewrap.binds_descriptors:
-            return "--ro-bind-fd", self._give(fd), inside
-        os.close(fd)
-        return "--ro-bind", source, inside
+        if not Path(source).exists():
+            raise ConfigError(f"sandbox path {source}: does not exist; expected a path of this machine")
+    return {str(AGENT): f"{LIBRARY}/backends/agent", **_python_prefix(), **spec.readonly}
 
-    def _memory(self, data: bytes) -> str:
-        fd = os.memfd_create("file")
-        os.write(fd, data)
-        os.lseek(fd, 0, os.SEEK_SET)
-        return self._give(fd)
 
-    def _give(self, fd: int) -> str:
-        self._opened.callback(os.close, fd)
-        self.fds.append(fd)
-        return str(fd)
+def walls(spec: SandboxSpec, shown: Mapping[str, str], memory: Callable[[bytes], str]) -> Iterator[Sequence[str]]:
+    """The options for one sandbox, in the order in which bubblewrap builds the root directory.
+
+    `shown` is what `binds` returned, its sources moved or not; `memory` gives the number of a descriptor of a file
+    with those bytes.
+    """
+    yield "--unshare-all", "--unshare-user", "--uid", USER, "--gid", USER, "--cap-drop", "ALL"
+    yield "--die-with-parent", "--new-session", "--as-pid-1", "--clearenv", "--hostname", "sandbox"
+    if not spec.nested_namespaces:
+        yield ("--disable-userns",)
+    if (program := filter_program()) is not None:
+        yield "--seccomp", memory(program)
+    for directory in ("/etc", "/etc/ssl", "/run", LIBRARY, f"{LIBRARY}/backends"):
+        yield "--perms", "0755", "--dir", directory
+    yield from _system()
+    for path, text in FILES.items():
+        yield "--perms", "0444", "--ro-bind-data", memory(text.encode()), path
+    yield "--proc", "/proc", "--dev", "/dev"
+    yield "--size", str(SHM_BYTES), "--tmpfs", "/dev/shm", "--remount-ro", "/dev"  # noqa: S108
+    yield "--size", str(spec.disk_mib * MIB), "--tmpfs", "/tmp"  # noqa: S108
+    yield "--size", str(spec.disk_mib * MIB), "--tmpfs", "/workspace"
+    for source, inside in shown.items():
+        yield "--ro-bind", source, inside
+    # the root itself is memory without a limit, so it must not be written
+    yield "--remount-ro", "/", "--chdir", "/"
 
 
 def _system() -> Iterator[Sequence[str]]:

@@ -14,7 +14,8 @@ from contextlib import ExitStack
 
 from backends.agent_sandbox import AgentSandbox
 from backends.base import Capabilities, SandboxError, SandboxSpec, Tier
-from backends.bubblewrap import Bubblewrap, agent_argv, find_bubblewrap, forbidden_by, walls
+from backends.bubblewrap import agent_argv, binds, forbidden_by, walls
+from backends.staging import everybody_reaches, stage
 from backends.start import Launch, hello, start_sandbox
 from core.errors import MissingRuntime
 
@@ -29,7 +30,6 @@ class LocalBackend:
 
     def __init__(self, program: str = "bwrap") -> None:
         self._program = program
-        self._bubblewrap: Bubblewrap | None = None
         self._sandboxes: set[AgentSandbox] = set()
 
     async def probe(self) -> Capabilities:
@@ -43,21 +43,15 @@ class LocalBackend:
 
     async def create(self, spec: SandboxSpec) -> AgentSandbox:
         """See Backend.create. Raises ConfigError for a path of the spec that does not exist or cannot be shown."""
-        bubblewrap = self._bubblewrap = self._bubblewrap or await self._find()
         with ExitStack() as opened:
-            options, fds = walls(spec, bubblewrap, opened)
-            launch = Launch(
-                argv=lambda end: [bubblewrap.path, *options, "--", *agent_argv(end)],
-                fds=fds,
-                user=UNPRIVILEGED if os.geteuid() == 0 else None,
-            )
+            launch = self._launch(spec, opened)
             try:
                 sandbox = await start_sandbox(launch, hello(spec, workspace="/workspace", isolated=True), self._forget)
             except SandboxError as error:
-                setting = forbidden_by(str(error))
-                if setting is None:
+                reason = forbidden_by(str(error))
+                if reason is None:
                     raise
-                raise MissingRuntime(f"the backend 'local' cannot build its walls: {setting}; {OTHERWISE}") from error
+                raise MissingRuntime(f"the backend 'local' cannot build its walls: {reason}; {OTHERWISE}") from error
         self._sandboxes.add(sandbox)
         return sandbox
 
@@ -65,11 +59,35 @@ class LocalBackend:
         """See Backend.aclose."""
         await asyncio.gather(*(sandbox.destroy() for sandbox in list(self._sandboxes)))
 
-    async def _find(self) -> Bubblewrap:
-        path = shutil.which(self._program)
-        if path is None:
+    def _launch(self, spec: SandboxSpec, opened: ExitStack) -> Launch:
+        program = shutil.which(self._program)
+        if program is None:
             raise MissingRuntime(f"the backend 'local' needs bubblewrap: apt-get install bubblewrap, {OTHERWISE}")
-        return await asyncio.to_thread(find_bubblewrap, path)
+        user = UNPRIVILEGED if os.geteuid() == 0 else None
+        prefix, shown = [], binds(spec)
+        if user is not None and not all(map(everybody_reaches, shown)):
+            prefix, shown = stage(shown, user)
+            user = None  # the stage is built by root, which then steps down by itself
+        memory = _Memory(opened)
+        options = [word for option in walls(spec, shown, memory.file) for word in option]
+        command = [*prefix, program, *options, "--"]
+        return Launch(argv=lambda end: [*command, *agent_argv(end)], fds=memory.fds, user=user)
 
     async def _forget(self, sandbox: AgentSandbox) -> None:
         self._sandboxes.discard(sandbox)
+
+
+class _Memory:
+    """Files in memory, handed to bubblewrap as descriptors; `opened` closes them here."""
+
+    def __init__(self, opened: ExitStack) -> None:
+        self._opened = opened
+        self.fds: list[int] = []
+
+    def file(self, data: bytes) -> str:
+        fd = os.memfd_create("file")
+        self._opened.callback(os.close, fd)
+        self.fds.append(fd)
+        os.write(fd, data)
+        os.lseek(fd, 0, os.SEEK_SET)
+        return str(fd)

@@ -1,0 +1,46 @@
+"""Root's way to hand paths to an unprivileged bubblewrap that it could not reach itself, below /root say.
+
+In a mount namespace of its own, which ends with the sandbox and which nobody else sees, root binds them where
+everybody can go, and then becomes the unprivileged user.
+"""
+
+import stat
+from collections.abc import Mapping
+from pathlib import Path
+from typing import NamedTuple
+
+PLACE = "/sys"  # is on every machine, and no sandbox is shown it
+SCRIPT = f"""
+set -e
+user=$1 count=$2
+shift 2
+mount -t tmpfs -o mode=755,size=1m natgym {PLACE}
+number=0
+while [ $number -lt $count ]; do
+    if [ -d "$1" ]; then mkdir {PLACE}/$number; else : >{PLACE}/$number; fi
+    mount --bind "$1" {PLACE}/$number
+    number=$((number + 1))
+    shift
+done
+exec setpriv --reuid "$user" --regid "$user" --clear-groups --inh-caps=-all -- "$@"
+"""
+
+
+class Staged(NamedTuple):
+    """The words to put before a command line, and the paths under which it finds what it binds."""
+
+    prefix: list[str]
+    binds: dict[str, str]
+
+
+def everybody_reaches(path: str) -> bool:
+    """Whether any user of the machine can go to that path and read it."""
+    resolved = Path(path).resolve()
+    above = all(directory.stat().st_mode & stat.S_IXOTH for directory in resolved.parents)
+    return above and bool(resolved.stat().st_mode & stat.S_IROTH)
+
+
+def stage(binds: Mapping[str, str], user: int) -> Staged:
+    """Bind the sources of `binds` (source -> path inside) in a reachable place, then run a command line as `user`."""
+    prefix = ["unshare", "--mount", "--propagation", "private", "--", "sh", "-c", SCRIPT, "sh", str(user), str(len(binds))]
+    return Staged([*prefix, *binds], {f"{PLACE}/{number}": inside for number, inside in enumerate(binds.values())})
