@@ -8,9 +8,10 @@ from collections.abc import Awaitable, Callable, Sequence
 from dataclasses import dataclass
 from enum import StrEnum
 from types import TracebackType
-from typing import Protocol, Self
+from typing import ClassVar, Protocol, Self
 
 from backends.base import SandboxSpec
+from core.config import Config
 from core.registry import Registry
 from core.types import JsonObject, Reward, Task, ToolSpec, Trajectory, Turn
 from environments.tool_context import ToolContext
@@ -43,6 +44,8 @@ class ToolMistake(Exception):
 class Environment(Protocol):
     """What a researcher writes. Entered once per server with `async with`."""
 
+    config_type: ClassVar[type[Config]]
+    """What the environment is made with: `NatAgent(NatAgentConfig())`."""
     name: str
     max_turns: int
 

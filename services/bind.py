@@ -133,7 +133,7 @@ def make_server(app: ASGIApp, *, on_shutdown: Callable[[], Awaitable[None]] | No
 def run_server(app: ASGIApp, sock: socket.socket, *, on_shutdown: Callable[[], Awaitable[None]] | None = None) -> None:
     """Serve until SIGTERM or SIGINT, finish what is being answered, and return."""
     server = make_server(app, on_shutdown=on_shutdown)
-    with _signals_end(server), asyncio.Runner(loop_factory=server.config.get_loop_factory()) as runner:
+    with signals_end(server), asyncio.Runner(loop_factory=server.config.get_loop_factory()) as runner:
         runner.run(server.serve(sockets=[sock]))
 
 
@@ -149,7 +149,8 @@ class _Server(uvicorn.Server):
 
 
 @contextmanager
-def _signals_end(server: uvicorn.Server) -> Iterator[None]:
+def signals_end(server: uvicorn.Server) -> Iterator[None]:
+    """SIGTERM and SIGINT end the server, also before it listens and without being raised again."""
     # uvicorn raises a caught signal again when it has shut down; with its own handler in place that is harmless,
     # and a signal that comes before it listens is not lost
     if threading.current_thread() is not threading.main_thread():

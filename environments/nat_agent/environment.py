@@ -8,7 +8,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from contextlib import AsyncExitStack, contextmanager, suppress
 from pathlib import Path
 from types import TracebackType
-from typing import Self
+from typing import ClassVar, Self
 
 from backends.base import BACKENDS, SandboxPathError, SandboxSpec
 from core.config import Config
@@ -40,6 +40,7 @@ class NatAgentConfig(Config):
 class NatAgent:
     """Fulfils environments.base.Environment."""
 
+    config_type: ClassVar[type[Config]] = NatAgentConfig
     name = "nat_agent"
 
     def __init__(self, config: NatAgentConfig | None = None) -> None:

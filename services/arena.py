@@ -1,0 +1,56 @@
+"""Environment, policy and backend by name, opened together and closed together."""
+
+from collections.abc import AsyncIterator, Callable
+from contextlib import asynccontextmanager
+
+from pydantic import Field, JsonValue
+
+from backends.base import BACKENDS
+from core.config import Config
+from core.settings import Settings
+from environments.agent_loop import EpisodeLimits
+from environments.base import ENVIRONMENTS, Environment
+from environments.episode import Arena
+from environments.policy import Policy
+from services.run_file import RunFile
+
+OpenPolicy = Callable[[Environment], Policy]
+
+
+class RolloutsConfig(Config):
+    """The section `rollouts` of a run's file: where and how episodes are played."""
+
+    api_url: str = "http://127.0.0.1:8000"
+    backend: str = "local"
+    seed: int = Field(default=0, description="order of the tasks")
+    max_groups: int = Field(default=16, ge=1, description="groups that one server plays at once")
+    limits: EpisodeLimits = EpisodeLimits()
+
+
+@asynccontextmanager
+async def open_arena(name: str, file: RunFile, settings: Settings, open_policy: OpenPolicy) -> AsyncIterator[Arena]:
+    """The arena of the environment of that name.
+
+    Raises UnknownName, ConfigError and MissingRuntime before anything has been started that would have to be freed.
+    """
+    config = file.section("rollouts", RolloutsConfig)
+    environment = make_environment(name, file, settings)
+    backend = BACKENDS.load(config.backend)()
+    await backend.probe()
+    policy = open_policy(environment)
+    try:
+        async with environment:
+            yield Arena(environment, policy, backend, config.limits)
+    finally:
+        await policy.aclose()
+        await backend.aclose()
+
+
+def make_environment(name: str, file: RunFile, settings: Settings) -> Environment:
+    """The environment of that name with the settings of the section `env`, not entered yet."""
+    kind: type[Environment] = ENVIRONMENTS.load(name)  # type: ignore[assignment]
+    known = kind.config_type.model_fields
+    variables: dict[str, JsonValue] = {
+        key: str(getattr(settings, key)) for key in ("nat_python",) if key in known and key in settings.model_fields_set
+    }
+    return kind(file.section("env", kind.config_type, variables))  # type: ignore[call-arg]

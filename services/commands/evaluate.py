@@ -1,0 +1,75 @@
+"""`natgym evaluate NAME --policy URL|DIR`: how good a policy is on the held-out tasks."""
+
+import argparse
+import json
+from pathlib import Path
+
+from core.settings import Settings
+from core.types import Trajectory
+from services.run_file import RunFile, add_run_file_arguments, run_file
+
+
+def configure(parser: argparse.ArgumentParser) -> None:
+    """Declare the arguments."""
+    parser.add_argument("name", metavar="ENVIRONMENT")
+    parser.add_argument("--policy", help="an address, a model directory, gold or expert (the policy of the project)")
+    parser.add_argument("--tasks", type=int, help="the first so many tasks (all)")
+    parser.add_argument("--samples", type=int, default=1, help="episodes of each task (1)")
+    parser.add_argument("--concurrent", type=int, default=32, help="episodes at once (32)")
+    parser.add_argument("--split", default="held_out", choices=("held_out", "train"), help="which tasks (held_out)")
+    parser.add_argument("--seed", type=int, default=0, help="of the expert's mistakes (0)")
+    parser.add_argument("--out", type=Path, metavar="FILE", help="write the report as JSON")
+    parser.add_argument("--progress", type=Path, help=argparse.SUPPRESS)
+    parser.add_argument("--parent", type=int, help=argparse.SUPPRESS)
+    parser.add_argument("--json", action="store_true", help="print the report as JSON")
+    add_run_file_arguments(parser)
+
+
+def run(arguments: argparse.Namespace, settings: Settings) -> int:
+    """Play, print the figures; 1 where no episode could be scored."""
+    from services.main_task import run_main
+
+    if arguments.parent is not None:
+        from services.parent import die_with
+
+        die_with(arguments.parent)
+    return run_main(_evaluate(arguments, run_file(arguments), settings))
+
+
+async def _evaluate(arguments: argparse.Namespace, file: RunFile, settings: Settings) -> int:
+    from core.config import validated
+    from environments.evaluation import EvaluationConfig, evaluate
+    from services.arena import open_arena
+    from services.commands.counter import Counter
+    from services.dashboard.report import report_lines
+    from services.policies import named_policy
+    from services.policy_folder import SHIPPED_POLICY
+
+    wanted = {key: getattr(arguments, key) for key in ("tasks", "samples", "concurrent", "split")}
+    config = validated(EvaluationConfig, wanted, "natgym evaluate")
+    async with (
+        named_policy(arguments.policy or str(SHIPPED_POLICY), file, settings, arguments.seed) as policy,
+        open_arena(arguments.name, file, settings, policy) as arena,
+    ):
+        total = len(arena.environment.tasks(config.split)[: config.tasks]) * config.samples
+        counter = Counter("episodes", total)
+
+        def count(trajectory: Trajectory) -> None:
+            counter.add()
+            if arguments.progress:
+                with arguments.progress.open("a", encoding="utf-8") as progress:
+                    progress.write(f"{trajectory.id} of {total}\n")
+
+        report, _ = await evaluate(arena, config, count)
+    counter.close()
+    if arguments.out:
+        _write(arguments.out, report.model_dump_json(indent=2))
+    print(json.dumps(report.model_dump(mode="json")) if arguments.json else "\n".join(report_lines(report)))
+    return 0 if report.success.samples else 1
+
+
+def _write(path: Path, text: str) -> None:
+    path.parent.mkdir(parents=True, exist_ok=True)
+    partial = path.with_name(f"{path.name}.partial")
+    partial.write_text(f"{text}\n", encoding="utf-8")
+    partial.replace(path)

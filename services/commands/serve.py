@@ -1,0 +1,73 @@
+"""`natgym serve api | trainer | env NAME`: one service in this terminal, until Ctrl-C or SIGTERM."""
+
+import argparse
+from pathlib import Path
+
+from core.errors import UnknownName, UserError
+from core.settings import Settings
+from services.run_file import RunFile, add_run_file_arguments, run_file
+
+SERVICES = ("api", "trainer", "env")
+
+
+def configure(parser: argparse.ArgumentParser) -> None:
+    """Declare the arguments."""
+    parser.add_argument("service", metavar="api | trainer | env NAME")
+    parser.add_argument("name", nargs="?", help="the environment, for `serve env`")
+    parser.add_argument("--host", help="address to listen on (127.0.0.1; any other needs NATGYM_API_TOKEN)")
+    parser.add_argument("--port", type=int, help="port to listen on (api: 8000, trainer: 8001, 0: any free one)")
+    parser.add_argument("--api-url", metavar="URL", help="the rollout API (http://127.0.0.1:8000)")
+    parser.add_argument("--policy-url", metavar="URL", help="env: the trainer or another server (http://127.0.0.1:8001)")
+    parser.add_argument("--database", metavar="FILE", help="api: where the queue is kept")
+    parser.add_argument("--model", metavar="DIR", help="trainer: the policy to start from")
+    parser.add_argument("--out", metavar="DIR", help="trainer: checkpoints and metrics.jsonl")
+    parser.add_argument("--resume", action="store_true", help="trainer: go on with the run in --out")
+    parser.add_argument("--record", type=Path, metavar="FILE", help="env: append a line per group")
+    parser.add_argument("--parent", type=int, help=argparse.SUPPRESS)
+    add_run_file_arguments(parser)
+
+
+def run(arguments: argparse.Namespace, settings: Settings) -> int:
+    """Serve; 0 when the service was asked to end or its run is finished."""
+    if arguments.parent is not None:
+        from services.parent import die_with
+
+        die_with(arguments.parent)
+    if arguments.service not in SERVICES:
+        raise UnknownName("service", arguments.service, SERVICES)
+    {"api": _serve_api, "trainer": _serve_trainer, "env": _serve_env}[arguments.service](arguments, settings)
+    return 0
+
+
+def _serve_api(arguments: argparse.Namespace, settings: Settings) -> None:
+    from services.rollout_api.server import RolloutApiConfig, serve_api
+
+    file = run_file(arguments).with_flags(api__host=arguments.host, api__port=arguments.port, api__database=arguments.database)
+    serve_api(file.section("api", RolloutApiConfig), settings.api_token)
+
+
+def _serve_trainer(arguments: argparse.Namespace, settings: Settings) -> None:
+    from services.trainer_server.config import TrainerServerConfig
+    from services.trainer_server.server import serve_trainer
+
+    file = run_file(arguments).with_flags(
+        trainer__host=arguments.host,
+        trainer__port=arguments.port,
+        trainer__api_url=arguments.api_url,
+        trainer__model=arguments.model,
+        trainer__out=arguments.out,
+    )
+    serve_trainer(file.section("trainer", TrainerServerConfig), settings.api_token, resume=arguments.resume)
+
+
+def _serve_env(arguments: argparse.Namespace, settings: Settings) -> None:
+    from environments.base import ENVIRONMENTS
+    from services.arena import make_environment
+    from services.environment_server.process import serve_environment
+    from services.main_task import run_main
+
+    if arguments.name is None:
+        raise UserError(f"natgym serve env: which environment? known: {', '.join(ENVIRONMENTS.names)}")
+    file: RunFile = run_file(arguments).with_flags(rollouts__api_url=arguments.api_url, policy__base_url=arguments.policy_url)
+    make_environment(arguments.name, file, settings)  # a mistake in its settings is told before anything is waited for
+    run_main(serve_environment(arguments.name, file, settings, arguments.record))

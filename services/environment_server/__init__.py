@@ -1,0 +1,1 @@
+"""The environment server: plays groups where the rollout API wants some, and hands them over."""

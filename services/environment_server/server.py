@@ -1,0 +1,113 @@
+"""Plays groups where the rollout API wants some, and hands them over.
+
+What breaks outside of the policy is a Failure in a group. Where nothing but failures comes, the server slows down, and
+where that does not pass, it ends and says why.
+"""
+
+import asyncio
+from collections.abc import Iterator
+from time import monotonic
+from uuid import uuid4
+
+from core.errors import BoundaryError, ConfigError
+from core.logs import get_logger
+from core.types import Failure, ScoredGroup, Task
+from environments.base import Split
+from environments.episode import Arena
+from environments.group import run_group
+from services.arena import RolloutsConfig
+from services.environment_server.record import GroupFile, GroupRecord
+from services.environment_server.task_order import shuffled_for_ever
+from services.ready import wait_until_ready
+from services.sdk.rollout_client import RolloutClient
+
+log = get_logger("environment_server")
+
+WAIT_SECONDS = 20.0
+LOST_IN_A_ROW = 64
+"""Groups without a single score, one after another, after which it is no accident any more."""
+LONGEST_PAUSE_SECONDS = 30.0
+
+
+class NothingButFailures(BoundaryError):
+    """No episode comes to an end; the message is what the last one died of."""
+
+    def __init__(self, failure: Failure) -> None:
+        self.boundary = failure.boundary
+        super().__init__(f"{LOST_IN_A_ROW} groups in a row were lost at the boundary {failure.boundary!r}: {failure.message}")
+
+
+class EnvironmentServer:
+    """Plays groups of one environment until the run is finished."""
+
+    def __init__(self, arena: Arena, client: RolloutClient, config: RolloutsConfig, policy_url: str) -> None:
+        self._arena, self._client, self._config, self._policy_url = arena, client, config, policy_url
+        self._worker = f"{arena.environment.name}-{uuid4().hex[:8]}"
+        self._playing: set[asyncio.Task[None]] = set()
+        self._lost_in_a_row = 0
+        self._last_failure: Failure | None = None
+
+    async def run(self, records: GroupFile) -> None:
+        """Play until the run is finished; what is being played then is dropped, its sandboxes freed.
+
+        Raises QueueError where the rollout API stays away, and NothingButFailures.
+        """
+        tasks = self._tasks()
+        name = self._arena.environment.name
+        await wait_until_ready(f"{self._config.api_url}/ready", "the rollout API")
+        await self._client.register_environment(name)
+        log.info("serving", environment=name, worker=self._worker)
+        try:
+            async with asyncio.TaskGroup() as owner:
+                while await self._start_wanted(owner, tasks, records):
+                    await self._recover()
+                for playing in self._playing:
+                    playing.cancel()
+        except* BoundaryError as errors:
+            raise errors.exceptions[0] from None
+        log.info("run_finished", environment=name)
+
+    def _tasks(self) -> Iterator[Task]:
+        found = self._arena.environment.tasks(Split.TRAIN)
+        if not found:
+            raise ConfigError(f"environment {self._arena.environment.name!r} has no tasks to train on")
+        return shuffled_for_ever(found, self._config.seed)
+
+    async def _start_wanted(self, owner: asyncio.TaskGroup, tasks: Iterator[Task], records: GroupFile) -> bool:
+        """Start the groups that are wanted now; False when there will be no more."""
+        if len(self._playing) >= self._config.max_groups:
+            await asyncio.wait(self._playing, return_when=asyncio.FIRST_COMPLETED)
+            return True
+        name, running = self._arena.environment.name, len(self._playing)
+        demand = await self._client.demand(name, running, worker=self._worker, wait_seconds=WAIT_SECONDS)
+        for _ in range(min(demand.groups, self._config.max_groups - len(self._playing))):
+            playing = owner.create_task(self._play(next(tasks), demand.group_size, records))
+            self._playing.add(playing)
+            playing.add_done_callback(self._playing.discard)
+        return not demand.finished
+
+    async def _play(self, task: Task, size: int, records: GroupFile) -> None:
+        started = monotonic()
+        group = await run_group(self._arena, task, size, f"{self._worker}-{uuid4().hex[:12]}")
+        played = monotonic()
+        await self._client.post_group(group, worker=self._worker)
+        records.write(GroupRecord.of(group, play_seconds=played - started, post_seconds=monotonic() - played))
+        self._note(group)
+
+    def _note(self, group: ScoredGroup) -> None:
+        self._lost_in_a_row = 0 if group.scored else self._lost_in_a_row + 1
+        failures = [one.failure for one in group.failed if one.failure is not None]
+        if failures:
+            self._last_failure = failures[-1]
+
+    async def _recover(self) -> None:
+        """After groups that were lost whole: wait a little longer each time, and for a policy that went away."""
+        if not self._lost_in_a_row or self._last_failure is None:
+            return
+        if self._last_failure.boundary == "policy":
+            await wait_until_ready(f"{self._policy_url}/health", "the policy")
+        elif self._lost_in_a_row >= LOST_IN_A_ROW:
+            raise NothingButFailures(self._last_failure)
+        pause = min(LONGEST_PAUSE_SECONDS, 0.1 * 2 ** min(self._lost_in_a_row, 10))
+        log.warning("groups_lost", in_a_row=self._lost_in_a_row, pause_seconds=pause, problem=self._last_failure.message)
+        await asyncio.sleep(pause)

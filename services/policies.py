@@ -1,0 +1,134 @@
+"""Whoever is to answer, from what stands on the command line: gold, expert, an address or a directory."""
+
+import hashlib
+from collections.abc import AsyncIterator, Callable, Sequence
+from contextlib import asynccontextmanager
+from pathlib import Path
+from typing import Protocol, TypeGuard
+from urllib.parse import urlsplit
+
+import httpx
+from pydantic import SecretStr
+
+from core.errors import ConfigError, PolicyError, UserError
+from core.settings import Settings
+from core.types import JsonObject, Task
+from environments.base import Environment
+from environments.gold_policy import GoldPolicy
+from environments.policy import Completion, CompletionRequest, Policy, PolicyConfig, open_policy
+from services.arena import OpenPolicy
+from services.bind import is_loopback
+from services.run_file import RunFile
+
+
+class Demonstrator(Protocol):
+    """An environment with a scripted expert that errs by choice."""
+
+    def demonstration(self, task: Task, seed: int) -> Sequence[str]:
+        """Completions of the expert, one a turn; the same seed gives the same ones."""
+        ...
+
+
+class ExpertPolicy:
+    """Plays an environment's scripted expert; each episode draws mistakes of its own."""
+
+    def __init__(self, environment: Demonstrator, seed: int) -> None:
+        self._environment, self._seed = environment, seed
+
+    async def complete(self, request: CompletionRequest) -> Completion:
+        """The next turn; see Policy."""
+        digest = hashlib.sha256(f"{self._seed}-{request.episode_id}".encode()).digest()
+        number = int.from_bytes(digest[:6])
+        return await GoldPolicy(lambda task: self._environment.demonstration(task, number)).complete(request)
+
+    async def aclose(self) -> None:
+        """Nothing is open."""
+
+
+def gold(environment: Environment) -> Policy:
+    """The gold answers of an environment."""
+    return GoldPolicy(environment.gold)
+
+
+def expert(seed: int) -> OpenPolicy:
+    """The scripted expert of an environment. Raises UserError where it has none."""
+
+    def opened(environment: Environment) -> Policy:
+        if not _demonstrates(environment):
+            raise UserError(f"environment {environment.name!r} has no scripted expert; --policy gold plays its gold answers")
+        return ExpertPolicy(environment, seed)
+
+    return opened
+
+
+SCRIPTED: dict[str, Callable[[int], OpenPolicy]] = {"gold": lambda seed: gold, "expert": expert}
+
+
+@asynccontextmanager
+async def named_policy(text: str, file: RunFile, settings: Settings, seed: int = 0) -> AsyncIterator[OpenPolicy]:
+    """What opens the policy of that description, alive as long as the block: gold, expert, an address or a directory.
+
+    A directory is served in this process. Raises ConfigError for anything else.
+    """
+    if text in SCRIPTED:
+        yield SCRIPTED[text](seed)
+    elif text.startswith(("http://", "https://")):
+        yield await policy_at(text, file, settings)
+    elif holds(text, "config.json"):
+        from services.trainer_server.serving import served_model
+
+        async with served_model(Path(text), settings.api_token) as url:
+            yield await policy_at(url, file, settings)
+    else:
+        raise ConfigError(f"--policy {text}: expected gold, expert, an address (http://...) or a directory with a config.json")
+
+
+async def policy_at(url: str, file: RunFile, settings: Settings) -> OpenPolicy:
+    """What opens the policy behind an address: in tokens where its tokenizer is known here, else as an OpenAI server."""
+    root = url.rstrip("/").removesuffix("/v1")
+    wanted = file.with_flags(policy__base_url=root)
+    token = _token_for(root, settings)
+    if not {"kind", "tokenizer"} & file.sections().policy.keys():
+        wanted = wanted.with_flags(**await _kind_of(root, token))
+    config = wanted.section("policy", PolicyConfig)
+    return lambda environment: open_policy(config, token)
+
+
+def _token_for(root: str, settings: Settings) -> SecretStr | None:
+    """Ours for our own servers; a remote one is never told ours where it has a key of its own."""
+    remote = not is_loopback(urlsplit(root).hostname or "")
+    return settings.openai_api_key if remote and settings.openai_api_key is not None else settings.api_token
+
+
+async def _kind_of(root: str, token: SecretStr | None) -> dict[str, str]:
+    """Flags for the section `policy`, from what the server says of its one model."""
+    served = await _first_model(root, token)
+    path = served.get("path")
+    if isinstance(path, str) and holds(path, "tokenizer.json"):
+        return {"policy__kind": "tokens", "policy__tokenizer": path}
+    return {"policy__kind": "server", "policy__model": str(served.get("id", "policy"))}
+
+
+async def _first_model(root: str, token: SecretStr | None) -> JsonObject:
+    headers = {"authorization": f"Bearer {token.get_secret_value()}"} if token else {}
+    try:
+        async with httpx.AsyncClient(timeout=10.0, trust_env=False) as http:
+            answer = await http.get(f"{root}/v1/models", headers=headers)
+            answer.raise_for_status()
+            first = answer.json()["data"][0]
+    except httpx.HTTPError as error:
+        raise PolicyError(f"{root}/v1/models: no answer: {error or type(error).__name__}") from error
+    except (ValueError, LookupError, TypeError) as error:
+        raise PolicyError(f"{root}/v1/models: not a list of models") from error
+    if not isinstance(first, dict):
+        raise PolicyError(f"{root}/v1/models: not a list of models")
+    return first
+
+
+def holds(directory: str, name: str) -> bool:
+    """Whether there is a file of that name in a directory."""
+    return Path(directory, name).is_file()
+
+
+def _demonstrates(environment: Environment) -> TypeGuard[Demonstrator]:
+    return callable(getattr(environment, "demonstration", None))

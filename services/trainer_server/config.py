@@ -1,0 +1,24 @@
+"""The section `trainer` of a run's file."""
+
+from pathlib import Path
+
+from pydantic import Field
+
+from services.policy_folder import SHIPPED_POLICY
+from trainer.config import TrainerConfig
+from trainer.inference.local_engine import LocalEngineConfig
+
+
+class TrainerServerConfig(TrainerConfig):
+    """What the trainer learns, where it listens, and where it takes its batches from."""
+
+    model: Path = SHIPPED_POLICY
+    host: str = "127.0.0.1"
+    port: int = Field(default=8001, ge=0, le=65535, description="0: any free one")
+    api_url: str = "http://127.0.0.1:8000"
+    model_id: str = "policy"
+    parser: str = "hermes"
+    groups_per_batch: int = Field(default=8, ge=1)
+    group_size: int = Field(default=8, ge=2)
+    lease_seconds: float = Field(default=900.0, gt=0, le=86_400, description="a step that takes longer is done twice")
+    inference: LocalEngineConfig = LocalEngineConfig()

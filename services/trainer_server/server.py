@@ -1,0 +1,123 @@
+"""One process, two jobs: the training loop and the endpoint that serves what it trains.
+
+Both share an event loop; decoding and training have a thread each. The endpoint answers from the start, also while
+there is no rollout API yet.
+"""
+
+import asyncio
+import math
+import socket
+from contextlib import suppress
+from functools import partial
+from pathlib import Path
+from uuid import uuid4
+
+import uvicorn
+from pydantic import SecretStr
+
+from core.errors import ConfigError
+from core.logs import get_logger
+from services.bind import BearerAuth, check_bind, claim_socket, make_server, signals_end, url_of
+from services.ready import wait_until_ready
+from services.rollout_api.messages import RunSpec
+from services.sdk.rollout_client import RolloutClient
+from services.trainer_server.config import TrainerServerConfig
+from services.trainer_server.source import ApiSource
+from tool_call_parsers.base import PARSERS
+from tool_call_parsers.rendering import Renderer
+from trainer.checkpoints import CheckpointStore
+from trainer.config import make_checkpoints, make_learner
+from trainer.engines.base import MODEL_FOLDER
+from trainer.inference.local_engine import LocalEngine
+from trainer.inference.openai_server import create_app
+from trainer.loop import TrainLoop
+from trainer.metrics import MetricsFile
+
+log = get_logger("trainer_server")
+
+
+class Trainer:
+    """The parts of one training run, wired together."""
+
+    def __init__(self, config: TrainerServerConfig, token: SecretStr | None) -> None:
+        self._config, self._token = config, token
+        self._run_id = run_id(config.out)
+        checkpoints = make_checkpoints(config)
+        learner = make_learner(config)
+        self._loop = TrainLoop(config.loop, learner, checkpoints, lambda record: self._metrics.write(record))
+        self._metrics = MetricsFile(config.out / "metrics.jsonl", self._loop.progress.step)
+        renderer = Renderer.from_directory(config.model)
+        newest = _newest_model(checkpoints, config.model)
+        version = self._loop.progress.policy_version
+        self._engine = LocalEngine.load(newest, config.inference, decode=renderer.decode, version=version)
+        parser = PARSERS.load(config.parser)()
+        app = create_app(self._engine, renderer, parser, model_id=config.model_id, model_path=str(config.model.resolve()))
+        self.app = BearerAuth(app, token)
+
+    async def serve(self, server: uvicorn.Server, sock: socket.socket) -> None:
+        """Train and serve until the server is told to end; raises what ended the training."""
+        training = asyncio.create_task(self._train(), name="training")
+        training.add_done_callback(partial(_end_on_error, server))
+        try:
+            await server.serve(sockets=[sock])
+        finally:
+            training.cancel()
+            with suppress(asyncio.CancelledError):
+                await training
+            await self._engine.aclose()
+            self._metrics.close()
+
+    async def _train(self) -> None:
+        config, done = self._config, self._loop.progress
+        await wait_until_ready(f"{config.api_url}/ready", "the rollout API")
+        async with RolloutClient(config.api_url, self._token, retry_seconds=math.inf) as client:
+            spec = RunSpec(
+                id=self._run_id,
+                groups_per_batch=config.groups_per_batch,
+                group_size=config.group_size,
+                max_staleness=config.loop.staleness,
+                total_steps=config.loop.max_steps,
+                step=done.step,
+                policy_version=done.policy_version,
+            )
+            run = await client.open_run(spec)
+            log.info("training", run=run.id, step=run.step, total_steps=run.total_steps)
+            progress = await self._loop.run(ApiSource(client, config, self._loop.stop), self._engine)
+            log.info("trained", run=run.id, step=progress.step, serving="until SIGTERM")
+
+
+def serve_trainer(config: TrainerServerConfig, token: SecretStr | None = None, *, resume: bool = False) -> None:
+    """Serve until SIGTERM or SIGINT; prints one line once it listens.
+
+    Raises ConfigError (address without a token, a directory that holds a run already), PortInUse, TrainingError.
+    """
+    check_bind(config.host, token)
+    if not resume and make_checkpoints(config).newest_step() is not None:
+        raise ConfigError(f"{config.out} holds a run already: go on with it by --resume, or choose another folder")
+    with claim_socket(config.host, config.port) as sock:
+        trainer = Trainer(config, token)
+        server = make_server(trainer.app)
+        print(f"trainer      {url_of(sock)}  {config.model} -> {config.out}", flush=True)  # noqa: T201 the command's result
+        with signals_end(server), asyncio.Runner(loop_factory=server.config.get_loop_factory()) as runner:
+            runner.run(trainer.serve(server, sock))
+
+
+def run_id(out: Path) -> str:
+    """The name of the run in that directory, the same whenever it is resumed."""
+    file = out / "run_id"
+    if not file.exists():
+        out.mkdir(parents=True, exist_ok=True)
+        partial_file = out / "run_id.partial"
+        partial_file.write_text(f"{out.resolve().name}-{uuid4().hex[:8]}\n", encoding="utf-8")
+        partial_file.replace(file)
+    return file.read_text(encoding="utf-8").strip()
+
+
+def _newest_model(checkpoints: CheckpointStore, start: Path) -> Path:
+    found = checkpoints.all()
+    return found[-1] / MODEL_FOLDER if found else start
+
+
+def _end_on_error(server: uvicorn.Server, training: asyncio.Task[None]) -> None:
+    if not training.cancelled() and training.exception() is not None:
+        server.should_exit = True
