@@ -34,8 +34,10 @@ class EpisodeLimits(Config):
 
     turns: int | None = Field(default=None, gt=0)
     """None: the environment's own `max_turns`."""
-    seconds: float = Field(default=600.0, gt=0)
-    """Generation and tools together; the reward has its own limit."""
+    tool_seconds: float = Field(default=300.0, gt=0)
+    """All tools of an episode together: the policy chose what to run, so the episode ends and is scored."""
+    generation_seconds: float = Field(default=300.0, gt=0)
+    """One completion: a server that is slow is not the policy's doing, so the episode is a Failure."""
     reward_seconds: float = Field(default=300.0, gt=0)
     tool_output_characters: int = Field(default=8000, ge=100)
     """A longer answer of a tool loses its middle."""
@@ -81,22 +83,21 @@ class AgentLoop:
         Raises PolicyError, SandboxError or ToolError for what is not the policy's doing; turns that were played
         stay in the record.
         """
-        deadline = self._clock.monotonic() + self._limits.seconds
         stop = None
         while stop is None and len(episode.record.turns) < max_turns:
-            stop = await self._turn(episode, deadline)
+            stop = await self._turn(episode)
         return stop or StopReason.MAX_TURNS
 
-    async def _turn(self, episode: Episode, deadline: float) -> StopReason | None:
+    async def _turn(self, episode: Episode) -> StopReason | None:
         """Play one turn; None where the episode goes on."""
         seconds = self._clock.monotonic()
         try:
-            completion = await self._complete(episode, deadline)
+            completion = await self._complete(episode)
         except OutOfTokens:
             return StopReason.MAX_TOKENS
         seconds = self._clock.monotonic() - seconds
         observations: list[Message] = []
-        limit = self._until(deadline)
+        limit = asyncio.timeout(max(0.0, self._limits.tool_seconds - episode.record.timings.get("tools", 0.0)))
         try:
             with episode.record.timed("tools", self._clock):
                 async with limit:
@@ -108,9 +109,9 @@ class AgentLoop:
         finally:
             episode.record.turns.append(_turn_of(completion, observations, seconds))
 
-    async def _complete(self, episode: Episode, deadline: float) -> Completion:
+    async def _complete(self, episode: Episode) -> Completion:
         request = CompletionRequest(episode.id, episode.task, tuple(episode.record.turns))
-        limit = self._until(deadline)
+        limit = asyncio.timeout(self._limits.generation_seconds)
         with episode.record.timed("generation", self._clock), boundary(PolicyError, "policy.complete"):
             try:
                 async with limit:
@@ -118,7 +119,7 @@ class AgentLoop:
             except TimeoutError as error:
                 if not limit.expired():
                     raise
-                raise PolicyError(f"no completion within the episode's {self._limits.seconds:g} s") from error
+                raise PolicyError(f"no completion within {self._limits.generation_seconds:g} s") from error
 
     async def _answer(self, episode: Episode, completion: Completion, observations: list[Message]) -> StopReason | None:
         """Answer every call in order, usable ones first, into `observations`."""
@@ -146,13 +147,10 @@ class AgentLoop:
                     observations.append(_told(call, self._cut(f"{mistake}")))
                     return False
         except asyncio.CancelledError:
-            observations.append(_told(call, "stopped: the episode ran out of time"))
+            observations.append(_told(call, "stopped: the time for tools is used up"))
             raise
         observations.append(_told(call, self._cut(text)))
         return tool.ends_episode
-
-    def _until(self, deadline: float) -> asyncio.Timeout:
-        return asyncio.timeout(max(0.0, deadline - self._clock.monotonic()))
 
     def _cut(self, text: str) -> str:
         """A text of at most the allowed length, its middle left out where it is longer."""

@@ -52,7 +52,7 @@ class CompletionClient:
         for attempt in range(self._attempts):
             try:
                 response = await self._http.post(path, json=body)
-            except httpx.TimeoutException as error:
+            except (httpx.ReadTimeout, httpx.WriteTimeout) as error:
                 raise PolicyError(f"{self.root}{path}: no answer in time: {type(error).__name__}") from error
             except httpx.HTTPError as error:
                 problem, delay = f"{type(error).__name__}: {error}", _backoff(attempt)

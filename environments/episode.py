@@ -5,10 +5,11 @@ Nothing turns an error into a score: what broke becomes a Failure that names its
 
 import asyncio
 from collections.abc import AsyncIterator
-from contextlib import asynccontextmanager
+from contextlib import AbstractAsyncContextManager, asynccontextmanager
 from dataclasses import dataclass, field
 
 from backends.base import Backend, Sandbox, SandboxSpec
+from backends.pool import SandboxPool
 from core.clock import Clock, SystemClock
 from core.errors import BoundaryError, RewardError, SandboxError, boundary
 from core.logs import get_logger
@@ -34,6 +35,12 @@ class Arena:
     backend: Backend
     limits: EpisodeLimits = field(default_factory=EpisodeLimits)
     clock: Clock = field(default_factory=SystemClock)
+    pool: SandboxPool | None = None
+    """Leases sandboxes in place of `backend`, ready before they are wanted; all tasks need the pool's spec then."""
+
+    def lease(self, task: Task) -> AbstractAsyncContextManager[Sandbox]:
+        """A sandbox for one episode of a task, destroyed after it."""
+        return self.pool.lease() if self.pool else lease(self.backend, self.environment.sandbox(task))
 
 
 @dataclass(frozen=True)
@@ -89,7 +96,7 @@ async def lease(backend: Backend, spec: SandboxSpec) -> AsyncIterator[Sandbox]:
 async def _play(arena: Arena, task: Task, episode_id: str, record: Record) -> _Outcome:
     environment, tools = arena.environment, arena.environment.tools(task)
     started = arena.clock.monotonic()
-    async with lease(arena.backend, environment.sandbox(task)) as sandbox:
+    async with arena.lease(task) as sandbox:
         record.timings["sandbox"] = arena.clock.monotonic() - started
         episode = Episode(episode_id, task, tools, ToolContext(sandbox), record)
         max_turns = arena.limits.turns or environment.max_turns

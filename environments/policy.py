@@ -74,7 +74,7 @@ class PolicyConfig(Config):
     """Where a policy answers, and how it samples."""
 
     kind: PolicyKind = PolicyKind.TOKENS
-    base_url: str = "http://127.0.0.1:8001"
+    base_url: str = Field(default="http://127.0.0.1:8001", pattern="^https?://")
     model: str = "policy"
     tokenizer: Path | None = None
     """Directory with tokenizer.json and a chat template; required for kind `tokens`."""

@@ -88,7 +88,7 @@ def _parsed(message: JsonValue, tools: Sequence[ToolSpec]) -> ParsedCompletion:
         raise PolicyError("/v1/chat/completions: the choice has no message")
     content, found = message.get("content"), message.get("tool_calls")
     reasoning = message.get("reasoning_content") or message.get("reasoning")
-    calls = [_call(call) for call in found] if isinstance(found, list) else []
+    calls = _distinct([_call(call) for call in found] if isinstance(found, list) else [])
     checked = [check_call(call, tools) or call for call in calls]
     return ParsedCompletion(
         content=content if isinstance(content, str) else "",
@@ -108,6 +108,15 @@ def _call(data: JsonValue) -> ToolCall:
         name=name if isinstance(name, str) else "",
         arguments=arguments if isinstance(arguments, str) else json.dumps(arguments or {}),
     )
+
+
+def _distinct(calls: Sequence[ToolCall]) -> list[ToolCall]:
+    """Calls with ids of their own: a repeated id would leave open which call an answer belongs to."""
+    seen: dict[str, ToolCall] = {}
+    for call in calls:
+        one = call.model_copy(update={"id": f"call_{uuid4().hex}"}) if call.id in seen else call
+        seen[one.id] = one
+    return list(seen.values())
 
 
 def _speakable(bad: MalformedCall) -> MalformedCall:

@@ -136,7 +136,7 @@ class TokenSession:
     def next(self, messages: Sequence[Message], turns: Sequence[Turn]) -> TokenIds:
         """The prompt after `turns` (at least one) of a conversation that began with `messages`."""
         last = turns[-1]
-        reasoned = any(turn.message.reasoning is not None for turn in turns)
+        reasoned = any(message.reasoning is not None for message in (*messages, *(turn.message for turn in turns)))
         bridge = self.renderer.bridge(last.message, last.observations, self.tools, reasoned)
         if bridge is None:
             self.forks += 1

@@ -4,6 +4,7 @@ import asyncio
 
 import pytest
 
+from core.clock import SystemClock
 from core.types import JsonObject, Role, StopReason, ToolSpec, Trajectory
 from environments.agent_loop import EpisodeLimits
 from environments.base import Tool
@@ -122,9 +123,33 @@ async def test_a_tool_that_takes_too_long_stops_the_episode_which_is_scored():
         return ""
 
     endless = Tool(ToolSpec(name="wait", description="", parameters=object_schema()), forever)
-    trajectory = await play(call("write", text="4") + call("wait"), limits=EpisodeLimits(seconds=0.2), extra=(endless,))
+    trajectory = await play(call("write", text="4") + call("wait"), limits=EpisodeLimits(tool_seconds=0.2), extra=(endless,))
     assert (trajectory.stop, trajectory.reward and trajectory.reward.total) == (StopReason.TIMEOUT, 1.0)
-    assert answers(trajectory) == ["written", "stopped: the episode ran out of time"]
+    assert answers(trajectory) == ["written", "stopped: the time for tools is used up"]
+
+
+class Jumps(SystemClock):
+    """Stands still but for jumps."""
+
+    def __init__(self) -> None:
+        self.seconds = 0.0
+
+    def monotonic(self) -> float:
+        return self.seconds
+
+
+async def test_the_time_for_tools_is_that_of_all_turns():
+    clock = Jumps()
+
+    async def long(context: ToolContext, arguments: JsonObject) -> str:
+        await asyncio.sleep(0)
+        clock.seconds += 200
+        return "slept"
+
+    environment = Sums([Tool(ToolSpec(name="nap", description="", parameters=object_schema()), long)])
+    arena = Arena(environment, FakePolicy([call("nap")] * 4), FakeBackend(), EpisodeLimits(tool_seconds=300), clock)
+    trajectory = await run_episode(arena, environment.task(2), "e")
+    assert (trajectory.stop, len(trajectory.turns), trajectory.timings["tools"]) == (StopReason.TIMEOUT, 3, 400.0)
 
 
 async def test_a_policy_that_takes_too_long_is_a_failure():
@@ -132,7 +157,7 @@ async def test_a_policy_that_takes_too_long_is_a_failure():
         await asyncio.Event().wait()
         return ""
 
-    trajectory = await play(forever, limits=EpisodeLimits(seconds=0.05))
+    trajectory = await play(forever, limits=EpisodeLimits(generation_seconds=0.05))
     assert trajectory.failure is not None
     assert trajectory.failure.boundary == "policy"
 

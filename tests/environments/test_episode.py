@@ -6,6 +6,7 @@ from collections.abc import Sequence
 import pytest
 
 from backends.base import SandboxLost, SandboxSpec
+from backends.pool import SandboxPool
 from core.errors import PolicyError
 from core.types import Reward, Task, Turn
 from environments.agent_loop import EpisodeLimits
@@ -140,6 +141,14 @@ async def test_group_keeps_its_scores_when_one_sandbox_dies():
     group = await run_group(Arena(SUMS, FakePolicy([call("write", text="4"), "done"]), DiesOnce()), SUMS.task(2), 3)
     assert group.rewards == (1.0, 1.0)
     assert [lost.failure and lost.failure.boundary for lost in group.failed] == ["sandbox"]
+
+
+async def test_sandboxes_can_come_from_a_pool():
+    backend = FakeBackend()
+    async with SandboxPool(backend, SandboxSpec(), 2, warm=1) as pool:
+        group = await run_group(Arena(SUMS, GOLD, backend, pool=pool), SUMS.task(2), 4)
+    assert group.rewards == (1.0,) * 4
+    assert all(sandbox.destroyed for sandbox in backend.made)
 
 
 async def test_a_group_and_its_episodes_are_named_by_the_caller():

@@ -97,6 +97,12 @@ async def test_a_call_without_an_id_gets_one():
     assert call.id.startswith("call_")
 
 
+async def test_a_repeated_id_is_replaced():
+    twice = calling("finish", "{}")
+    twice["tool_calls"] = [*twice["tool_calls"]] * 2  # type: ignore[misc]
+    assert len({call.id for call in (await complete(chatted(twice))).message.tool_calls}) == 2
+
+
 async def test_reasoning_is_kept():
     message = (await complete(chatted({"content": "x", "reasoning_content": "hm"}))).message
     assert (message.role, message.reasoning) == (Role.ASSISTANT, "hm")

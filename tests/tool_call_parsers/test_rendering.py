@@ -4,6 +4,8 @@ import json
 from pathlib import Path
 
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 
 from core.errors import ConfigError
 from core.types import Message, Role, ToolCall, ToolSpec, Turn
@@ -104,6 +106,16 @@ def test_the_next_prompt_is_the_turn_and_the_templates_own_suffix(keeps: Rendere
     second = session.next([SYSTEM, ASK], [turn(first, sampled, CALLED, ANSWER)])
     assert list(second) == keeps.render([SYSTEM, ASK, CALLED, ANSWER], [WRITE])
     assert session.forks == 0
+
+
+@given(st.text(max_size=30), st.lists(st.text(max_size=30), min_size=1, max_size=3))
+def test_an_extended_prompt_equals_the_whole_conversation(keeps: Renderer, said: str, answers: list[str]):
+    calls = tuple(CALL.model_copy(update={"id": f"c{number}"}) for number in range(len(answers)))
+    message = Message(role=Role.ASSISTANT, content=said, tool_calls=calls)
+    new = [Message(role=Role.TOOL, content=text, tool_call_id=one.id) for text, one in zip(answers, calls, strict=True)]
+    first = TokenSession(keeps).first([ASK])
+    sampled = keeps.render([ASK, message], add_generation_prompt=False)[len(first) : -1]
+    assert list(TokenSession(keeps).next([ASK], [turn(first, sampled, message, *new)])) == keeps.render([ASK, message, *new])
 
 
 def test_sampled_ids_are_kept_as_they_are(keeps: Renderer):
