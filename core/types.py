@@ -121,7 +121,7 @@ class Turn(Value):
     logprobs: Floats = ()
     message: Message
     observations: tuple[Message, ...] = ()
-    malformed: int = Field(default=0, ge=0, description="tool calls that could not be parsed")
+    malformed: int = Field(default=0, ge=0, description="tool calls that could not be used")
     finish_reason: FinishReason = FinishReason.STOP
     policy_version: int = 0
     seconds: float = 0.0
@@ -191,6 +191,15 @@ class ScoredGroup(Value):
     environment: str
     task: Task
     trajectories: tuple[Trajectory, ...] = Field(min_length=1)
+
+    @model_validator(mode="after")
+    def _one_task(self) -> Self:
+        if self.task.environment != self.environment:
+            raise ValueError(f"a group of {self.environment!r} with a task of {self.task.environment!r}")
+        for trajectory in self.trajectories:
+            if trajectory.task_id != self.task.id:
+                raise ValueError(f"trajectory {trajectory.id!r} is of task {trajectory.task_id!r}, not {self.task.id!r}")
+        return self
 
     @property
     def scored(self) -> tuple[Trajectory, ...]:

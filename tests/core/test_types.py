@@ -108,6 +108,17 @@ def test_a_group_has_at_least_one_trajectory():
         ScoredGroup(id="g", environment="sums", task=TASK, trajectories=())
 
 
+def test_a_group_refuses_a_trajectory_of_another_task():
+    other = TASK.model_copy(update={"id": "t2"})
+    with pytest.raises(ValidationError, match="'a' is of task 't1', not 't2'"):
+        ScoredGroup(id="g", environment="sums", task=other, trajectories=(trajectory("a", Reward.of(correct=1.0)),))
+
+
+def test_a_group_refuses_a_task_of_another_environment():
+    with pytest.raises(ValidationError, match="a group of 'chess' with a task of 'sums'"):
+        ScoredGroup(id="g", environment="chess", task=TASK, trajectories=(trajectory("a", Reward.of(correct=1.0)),))
+
+
 def test_a_sample_refuses_columns_of_different_length():
     with pytest.raises(ValidationError, match="differ in length"):
         Sample(group_id="g", trajectory_id="a", token_ids=(1, 2), loss_mask=(True,), logprobs=(0.0, 0.0), advantages=(0.0, 0.0))

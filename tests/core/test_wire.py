@@ -50,18 +50,23 @@ def turns(draw: st.DrawFn) -> Turn:
     )
 
 
-TRAJECTORIES = st.builds(
-    Trajectory,
-    id=WORDS,
-    task_id=WORDS,
-    turns=st.lists(turns(), max_size=2).map(tuple),
-    stop=st.sampled_from(StopReason),
-    reward=st.builds(lambda value: Reward.of(part=value), FLOATS),
-    failure=st.none(),
-)
-GROUPS = st.builds(
-    ScoredGroup, id=WORDS, environment=WORDS, task=TASKS, trajectories=st.lists(TRAJECTORIES, min_size=1, max_size=3).map(tuple)
-)
+@st.composite
+def groups(draw: st.DrawFn) -> ScoredGroup:
+    task = draw(TASKS)
+    trajectories = st.builds(
+        Trajectory,
+        id=WORDS,
+        task_id=st.just(task.id),
+        turns=st.lists(turns(), max_size=2).map(tuple),
+        stop=st.sampled_from(StopReason),
+        reward=st.builds(lambda value: Reward.of(part=value), FLOATS),
+        failure=st.none(),
+    )
+    members = tuple(draw(st.lists(trajectories, min_size=1, max_size=3)))
+    return ScoredGroup(id=draw(WORDS), environment=task.environment, task=task, trajectories=members)
+
+
+GROUPS = groups()
 
 
 def sample(count: int) -> Sample:
