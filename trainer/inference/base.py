@@ -1,12 +1,12 @@
 """The contract of an inference engine: token ids in, sampled token ids and their logprobs out.
 
 Shapes: P prompt tokens, C completion tokens. Logprobs are nats, float32, of the distribution that the token was
-drawn from: after temperature, top_k and top_p. Greedy rows (temperature 0) report logprobs at temperature 1.
+drawn from: after temperature, top_k and top_p. Where the likeliest token is taken, they are those at temperature 1.
 """
 
 from collections.abc import AsyncIterator, Mapping
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, NamedTuple, Protocol
+from typing import TYPE_CHECKING, Annotated, NamedTuple, Protocol
 
 from pydantic import Field
 
@@ -17,19 +17,27 @@ if TYPE_CHECKING:
     from torch import Tensor
 
 
+MIN_TEMPERATURE = 1e-3
+
+
 class SamplingParams(Value):
     """How one completion is drawn."""
 
     max_tokens: int = Field(default=256, gt=0)
-    temperature: float = Field(default=1.0, ge=0.0, le=100.0, description="0 takes the likeliest token")
+    temperature: float = Field(default=1.0, ge=0.0, le=100.0, description="below 0.001: the likeliest token")
     top_p: float = Field(default=1.0, gt=0.0, le=1.0)
-    top_k: int = Field(default=0, ge=0, description="0 keeps the whole vocabulary")
+    top_k: int = Field(default=0, ge=0, le=1 << 30, description="0 keeps the whole vocabulary")
     stop_token_ids: TokenIds = ()
     """Sampling one of these ends the completion; it is part of it."""
-    stop: tuple[str, ...] = Field(default=(), max_length=16)
+    stop: tuple[Annotated[str, Field(min_length=1, max_length=256)], ...] = Field(default=(), max_length=16)
     """Text that ends the completion; the tokens that spell it are part of it."""
     seed: int | None = None
     """The same seed and weights give the same tokens, whatever else is being decoded."""
+
+    @property
+    def greedy(self) -> bool:
+        """Whether the likeliest token is taken: logits divided by less than this overflow."""
+        return self.temperature < MIN_TEMPERATURE
 
 
 class GenerationRequest(Value):

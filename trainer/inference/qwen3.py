@@ -146,6 +146,7 @@ class Qwen3:
         model.assign(load_file(path))
         return model
 
+    @torch.no_grad()
     def assign(self, weights: Mapping[str, Tensor]) -> None:
         """Copy weights in under their Hugging Face names. Raises TrainingError before anything is changed."""
         found = set(weights) - ({"lm_head.weight"} if self.config.tie_word_embeddings else set())

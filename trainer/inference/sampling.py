@@ -11,15 +11,15 @@ from trainer.inference.base import SamplingParams
 def draw(logits: Tensor, params: Sequence[SamplingParams], uniforms: Sequence[float]) -> tuple[list[int], list[float]]:
     """Tokens and logprobs (B) from logits (B, vocab), by inverting the cumulative distribution at `uniforms` (B).
 
-    Rows with temperature 0 take the likeliest token, with its logprob at temperature 1. NaN logits give NaN logprobs.
+    Greedy rows take the likeliest token, with its logprob at temperature 1. NaN logits give NaN logprobs.
     Cumulative sum and search cost a tenth of torch.multinomial, and one uniform a token makes a seed reproducible.
     """
-    temperatures = [one.temperature for one in params]
+    greedy = [one.greedy for one in params]
+    temperatures = [1.0 if one.greedy else one.temperature for one in params]
     if any(temperature != 1.0 for temperature in temperatures):
-        scale = torch.tensor([[temperature or 1.0] for temperature in temperatures], device=logits.device)
-        logits = logits / scale
+        logits = logits / torch.tensor(temperatures, device=logits.device).unsqueeze(1)
     logprobs = logits.log_softmax(-1)
-    if any(one.top_k or one.top_p < 1.0 for one in params):
+    if any((one.top_k or one.top_p < 1.0) and not one.greedy for one in params):
         logprobs = _truncated(logprobs, params)
     cumulative = logprobs.exp().cumsum(-1)
     total = cumulative[:, -1:]
@@ -27,24 +27,23 @@ def draw(logits: Tensor, params: Sequence[SamplingParams], uniforms: Sequence[fl
     # a product rounded up to the total would pick the last token, likely or not
     target = torch.minimum(target, torch.nextafter(total, torch.zeros_like(total)))
     tokens = torch.searchsorted(cumulative, target, right=True).clamp_(max=logits.shape[1] - 1)
-    if 0.0 in temperatures:
-        greedy = torch.tensor([[temperature == 0.0] for temperature in temperatures], device=logits.device)
-        tokens = torch.where(greedy, logprobs.argmax(-1, keepdim=True), tokens)
+    if any(greedy):
+        takes_best = torch.tensor(greedy, device=logits.device).unsqueeze(1)
+        tokens = torch.where(takes_best, logprobs.argmax(-1, keepdim=True), tokens)
     return tokens.squeeze(1).tolist(), logprobs.gather(1, tokens).squeeze(1).tolist()
 
 
 def _truncated(logprobs: Tensor, params: Sequence[SamplingParams]) -> Tensor:
     """Logprobs after top_k, then top_p, renormalised; -inf for what was cut. The likeliest token always stays."""
     vocabulary, device = logprobs.shape[1], logprobs.device
-    greedy = [one.temperature == 0.0 for one in params]
-    keep_k = torch.tensor([[vocabulary if g else one.top_k or vocabulary] for one, g in zip(params, greedy, strict=True)])
-    keep_p = torch.tensor([[1.0 if g else one.top_p] for one, g in zip(params, greedy, strict=True)])
+    keep_k = torch.tensor([[vocabulary if one.greedy else one.top_k or vocabulary] for one in params], device=device)
+    keep_p = torch.tensor([[1.0 if one.greedy else one.top_p] for one in params], device=device)
     ordered, order = logprobs.sort(dim=-1, descending=True, stable=True)
     ranks = torch.arange(vocabulary, device=device)
-    ordered = ordered.masked_fill(ranks >= keep_k.to(device), -torch.inf).log_softmax(-1)
+    ordered = ordered.masked_fill(ranks >= keep_k, -torch.inf).log_softmax(-1)
     mass = ordered.exp()
     before = mass.cumsum(-1) - mass
-    cut = (before >= keep_p.to(device)) & (keep_p.to(device) < 1.0)
+    cut = (before >= keep_p) & (keep_p < 1.0)
     cut[:, 0] = False
     ordered = ordered.masked_fill(cut, -torch.inf).log_softmax(-1)
     return torch.empty_like(logprobs).scatter_(1, order, ordered)

@@ -84,7 +84,7 @@ class Served:
 def usage(prompt_tokens: int, generations: Sequence[Generation]) -> JsonObject:
     """OpenAI's `usage` of one prompt and its completions."""
     completion_tokens = sum(len(one.token_ids) for one in generations)
-    cached = max((one.cached_tokens for one in generations), default=0)
+    cached = min((one.cached_tokens for one in generations), default=0)
     return {**token_counts(prompt_tokens, completion_tokens), "prompt_tokens_details": {"cached_tokens": cached}}
 
 

@@ -122,6 +122,7 @@ BAD = {
     "a token that does not exist": ("/generate", {"input_ids": [10**9]}, 400, "outside the vocabulary"),
     "a negative token": ("/generate", {"input_ids": [-1]}, 400, "input_ids.0"),
     "no tokens wanted": ("/generate", {"input_ids": [1], "sampling_params": {"max_new_tokens": 0}}, 400, "max_tokens"),
+    "a huge top_k": ("/generate", {"input_ids": [1], "sampling_params": {"top_k": 10**30}}, 400, "top_k"),
     "NaN": ("/generate", b'{"input_ids": [1], "sampling_params": {"temperature": NaN}}', 400, "temperature"),
     "too long a prompt": ("/v1/completions", {"prompt": PROMPT * 20}, 400, "600 tokens"),
     "no prompt": ("/v1/completions", {"prompt": []}, 400, "prompt"),
