@@ -157,11 +157,20 @@ class AgentProcess:
         self._sandbox, self._channel, self._number = sandbox, channel, number
         self._errors = ""
         self._receiving: asyncio.Future[Reply] | None = None
+        self._sending: asyncio.Future[Reply] | None = None
+        self._turn = asyncio.Lock()
 
     async def send(self, data: bytes) -> None:
-        """See Process.send; returns when the program's pipe has taken it all. Raises SandboxError if it has ended."""
-        _, future = self._channel.post(self._fields("send"), data)
-        self._sandbox.checked(_Answer, await future)
+        """See Process.send; returns when the program's pipe has taken it all. Raises SandboxError if it has ended.
+
+        Callers take turns, so what each of them sends arrives in one piece, also where one is cancelled.
+        """
+        async with self._turn:
+            if self._sending is not None and not self._sending.done():
+                await asyncio.wait([self._sending])
+            _, self._sending = self._channel.post(self._fields("send"), data)
+            reply = await asyncio.shield(self._sending)
+        self._sandbox.checked(_Answer, reply)
 
     async def receive(self) -> bytes:
         """See Process.receive; at most 64 KiB. May be cancelled and called again without losing a byte."""
