@@ -73,14 +73,14 @@ def _sandboxes(name: str) -> Finding:
 
 
 def _nat_runtime(python: Path) -> Finding:
-    program = "from importlib.metadata import version; print(version('nvidia-nat'))"
+    program = "from importlib.metadata import version; print(version('nvidia-nat-core'))"
     try:
         done = subprocess.run([str(python), "-I", "-c", program], capture_output=True, text=True, timeout=PROBE_SECONDS)
     except (OSError, subprocess.TimeoutExpired) as error:
         return Finding(what="NAT runtime", ok=False, detail=f"{python}: {error}; `make nat` makes it")
     if done.returncode != 0:
-        return Finding(what="NAT runtime", ok=False, detail=f"{python} has no nvidia-nat; `make nat` makes it")
-    return Finding(what="NAT runtime", ok=True, detail=f"nvidia-nat {done.stdout.strip()} ({python})")
+        return Finding(what="NAT runtime", ok=False, detail=f"{python} has no nvidia-nat-core; `make nat` makes it")
+    return Finding(what="NAT runtime", ok=True, detail=f"NAT {done.stdout.strip()} ({python})")
 
 
 def _package(name: str) -> Finding:
