@@ -25,10 +25,10 @@ log = get_logger("sft")
 class SftConfig(Config):
     """How a policy learns from demonstrations."""
 
-    steps: int = 3000
-    tokens_per_step: int = 6000
+    steps: int = 2600
+    tokens_per_step: int = 2500
     """Rows are gathered until a step holds about that many tokens, padding included."""
-    learning_rate: float = 3e-3
+    learning_rate: float = 2.5e-3
     warmup_steps: int = 100
     final_share: float = 0.02
     """Share of the learning rate that a cosine schedule ends at."""
