@@ -97,14 +97,12 @@ class AgentLoop:
             return StopReason.MAX_TOKENS
         seconds = self._clock.monotonic() - seconds
         observations: list[Message] = []
-        limit = asyncio.timeout(max(0.0, self._limits.tool_seconds - episode.record.timings.get("tools", 0.0)))
+        left = max(0.0, self._limits.tool_seconds - episode.record.timings.get("tools", 0.0))
         try:
             with episode.record.timed("tools", self._clock):
-                async with limit:
+                async with asyncio.timeout(left):
                     return await self._answer(episode, completion, observations)
-        except TimeoutError:
-            if not limit.expired():
-                raise
+        except TimeoutError:  # of the limit: one that a tool raises is a ToolError by now
             return StopReason.TIMEOUT
         finally:
             episode.record.turns.append(_turn_of(completion, observations, seconds))

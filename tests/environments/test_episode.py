@@ -101,6 +101,29 @@ async def test_the_sandbox_is_destroyed_on_cancellation():
     assert [sandbox.destroyed for sandbox in backend.made] == [True]
 
 
+async def test_a_second_cancellation_waits_until_the_sandbox_is_destroyed():
+    destroying, go_on, backend = asyncio.Event(), asyncio.Event(), FakeBackend()
+
+    class Slow(FakeSandbox):
+        async def destroy(self) -> None:
+            destroying.set()
+            await go_on.wait()
+            await super().destroy()
+
+    class SlowBackend(FakeBackend):
+        async def create(self, spec: SandboxSpec) -> FakeSandbox:
+            backend.made.append(Slow(0, self._answer))
+            return backend.made[0]
+
+    playing = asyncio.create_task(run_episode(Arena(SUMS, GOLD, SlowBackend()), SUMS.task(2), "e"))
+    await destroying.wait()
+    playing.cancel()
+    asyncio.get_running_loop().call_later(0.02, go_on.set)
+    with pytest.raises(asyncio.CancelledError):
+        await playing
+    assert backend.made[0].destroyed
+
+
 async def test_a_score_stands_where_the_sandbox_cannot_be_destroyed():
     trajectory = await run_episode(Arena(SUMS, GOLD, Stubborn()), SUMS.task(2), "e")
     assert trajectory.reward is not None
