@@ -65,7 +65,7 @@ class LocalBackend:
             raise MissingRuntime(f"the backend 'local' needs bubblewrap: apt-get install bubblewrap, {OTHERWISE}")
         user = UNPRIVILEGED if os.geteuid() == 0 else None
         prefix, shown = [], binds(spec)
-        if user is not None and not all(map(everybody_reaches, shown)):
+        if user is not None and [source for source in shown if not everybody_reaches(source)]:
             prefix, shown = stage(shown, user)
             user = None  # the stage is built by root, which then steps down by itself
         memory = _Memory(opened)

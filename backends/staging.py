@@ -9,6 +9,8 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import NamedTuple
 
+from core.errors import ConfigError
+
 PLACE = "/sys"  # is on every machine, and no sandbox is shown it
 SCRIPT = f"""
 set -e
@@ -34,10 +36,15 @@ class Staged(NamedTuple):
 
 
 def everybody_reaches(path: str) -> bool:
-    """Whether any user of the machine can go to that path and read it."""
+    """Whether any user of the machine can go to that path.
+
+    Raises ConfigError where none but its owner may read it, which no stage mends.
+    """
     resolved = Path(path).resolve()
-    above = all(directory.stat().st_mode & stat.S_IXOTH for directory in resolved.parents)
-    return above and bool(resolved.stat().st_mode & stat.S_IROTH)
+    needed = stat.S_IROTH | (stat.S_IXOTH if resolved.is_dir() else 0)
+    if resolved.stat().st_mode & needed != needed:
+        raise ConfigError(f"sandbox path {path}: commands run as an unprivileged user; expected it readable by others")
+    return all(directory.stat().st_mode & stat.S_IXOTH for directory in resolved.parents)
 
 
 def stage(binds: Mapping[str, str], user: int) -> Staged:

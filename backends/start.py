@@ -37,18 +37,18 @@ def agent_command(python: Path, library: str, end: int) -> list[str]:
 async def start_sandbox(launch: Launch, hello: JsonObject, free: Callable[[AgentSandbox], Awaitable[None]]) -> AgentSandbox:
     """A sandbox whose agent has answered. `free` runs after its end. Raises SandboxError with what was printed."""
     ours, theirs = socket.socketpair()
+    with theirs:
+        try:
+            host = HostProcess.start(launch.argv(theirs.fileno()), theirs, launch.fds, launch.user)
+        except BaseException:
+            ours.close()
+            raise
+    channel = None
     try:
-        host = HostProcess.start(launch.argv(theirs.fileno()), theirs, launch.fds, launch.user)
-    except BaseException:
-        ours.close()
-        raise
-    finally:
-        theirs.close()
-    channel = await Channel.open(ours)
-    try:
+        channel = await Channel.open(ours)
         await channel.request(hello, seconds=START_SECONDS)
     except BaseException as error:
-        messages = await asyncio.shield(asyncio.create_task(_give_up(channel, host)))
+        messages = await asyncio.shield(asyncio.get_running_loop().create_task(_give_up(channel, host)))
         if isinstance(error, SandboxError):
             raise SandboxError(f"the sandbox did not start: {messages or error}") from error
         raise
@@ -70,6 +70,7 @@ def hello(spec: SandboxSpec, *, workspace: str, isolated: bool) -> JsonObject:
     }
 
 
-async def _give_up(channel: Channel, host: HostProcess) -> str:
-    await channel.close()
+async def _give_up(channel: Channel | None, host: HostProcess) -> str:
+    if channel is not None:  # else asyncio has closed the socket already
+        await channel.close()
     return await host.end(END_SECONDS)

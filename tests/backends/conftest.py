@@ -1,8 +1,6 @@
 """Sandboxes of every backend that works on this machine."""
 
-import os
-from collections.abc import AsyncIterator, Iterator
-from pathlib import Path
+from collections.abc import AsyncIterator
 
 import pytest
 
@@ -49,32 +47,3 @@ async def sandbox(backend: AnyBackend) -> AgentSandbox:
 async def walled(local: LocalBackend) -> AgentSandbox:
     """A sandbox with walls, with room for few processes."""
     return await local.create(SandboxSpec(processes=64))
-
-
-def processes_with(word: str) -> list[int]:
-    """Pids on this machine, seen from outside of any sandbox, whose command line holds `word`."""
-    found = []
-    for directory in _processes():
-        try:
-            if word.encode() in (directory / "cmdline").read_bytes():
-                found.append(int(directory.name))
-        except OSError:
-            continue
-    return [pid for pid in found if pid != os.getpid()]
-
-
-def children() -> list[int]:
-    """Pids of this process's children."""
-    found = []
-    for directory in _processes():
-        try:
-            fields = (directory / "stat").read_text().rpartition(")")[2].split()
-        except OSError:
-            continue
-        if int(fields[1]) == os.getpid():
-            found.append(int(directory.name))
-    return found
-
-
-def _processes() -> Iterator[Path]:
-    return (directory for directory in Path("/proc").iterdir() if directory.name.isdigit())

@@ -6,7 +6,8 @@ import pytest
 
 from backends.agent_sandbox import AgentSandbox
 from backends.base import SandboxError, SandboxSpec
-from tests.backends.conftest import AnyBackend, processes_with
+from tests.backends.conftest import AnyBackend
+from tests.backends.processes import processes_with
 
 FOREVER = 4000  # seconds; a test ends long before
 
@@ -80,6 +81,15 @@ async def test_output_at_the_cap_is_whole(sandbox: AgentSandbox):
 async def test_a_timeout_is_a_result_that_keeps_what_was_printed(sandbox: AgentSandbox):
     result = await sandbox.exec(["sh", "-c", f"echo begun; {sleeper(1)}"], timeout_seconds=0.5)
     assert (result.exit_code, result.timed_out, result.stdout) == (None, True, b"begun\n")
+
+
+async def test_a_running_command_is_seen_from_outside(sandbox: AgentSandbox):
+    """Or else the tests that count survivors would prove nothing."""
+    running = asyncio.create_task(sandbox.exec(["sh", "-c", f"touch begun; {sleeper(6)}; :"], timeout_seconds=60))
+    while not await sandbox.files():
+        await asyncio.sleep(0.01)
+    assert processes_with(f"{FOREVER}.6")
+    running.cancel()
 
 
 ESCAPES = {

@@ -1,0 +1,41 @@
+"""Processes of this machine, counted from outside of any sandbox."""
+
+import asyncio
+import os
+from collections.abc import Iterator
+from pathlib import Path
+
+
+def processes_with(word: str) -> list[int]:
+    """Pids whose command line holds `word`, this process left out."""
+    return [pid for pid, directory in _processes() if pid != os.getpid() and word.encode() in _text(directory / "cmdline")]
+
+
+def children() -> list[int]:
+    """Pids of this process's children, ended ones that nobody waited for included."""
+    return [pid for pid, directory in _processes() if _parent(_text(directory / "stat")) == os.getpid()]
+
+
+async def gone(word: str, seconds: float = 30) -> bool:
+    """Whether all processes with that word in their command line end within that time."""
+    for _ in range(int(seconds * 50)):
+        if not processes_with(word):
+            return True
+        await asyncio.sleep(0.02)
+    return False
+
+
+def _processes() -> Iterator[tuple[int, Path]]:
+    return ((int(path.name), path) for path in Path("/proc").iterdir() if path.name.isdigit())
+
+
+def _text(path: Path) -> bytes:
+    try:
+        return path.read_bytes()
+    except OSError:
+        return b""
+
+
+def _parent(stat: bytes) -> int:
+    fields = stat.rpartition(b")")[2].split()
+    return int(fields[1]) if fields else -1
