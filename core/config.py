@@ -66,6 +66,8 @@ def explain(kind: type[BaseModel], error: ValidationError) -> str:
         return f"unknown key {where!r}{did_you_mean(found, known)}; known: {', '.join(known)}"
     if first["type"] == "missing":
         return f"{where}: is required and missing"
+    if first["type"] == "value_error":  # a rule of the model itself: its message says what was found
+        return f"{where or kind.__name__}: {first['msg'].removeprefix('Value error, ')}"
     return f"{where or kind.__name__}: {first['msg']}, found {str(first['input'])[:80]!r}"
 
 

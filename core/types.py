@@ -193,12 +193,13 @@ class ScoredGroup(Value):
     trajectories: tuple[Trajectory, ...] = Field(min_length=1)
 
     @model_validator(mode="after")
-    def _one_task(self) -> Self:
+    def _distinct_attempts_at_one_task(self) -> Self:
         if self.task.environment != self.environment:
             raise ValueError(f"a group of {self.environment!r} with a task of {self.task.environment!r}")
-        for trajectory in self.trajectories:
-            if trajectory.task_id != self.task.id:
-                raise ValueError(f"trajectory {trajectory.id!r} is of task {trajectory.task_id!r}, not {self.task.id!r}")
+        if any(trajectory.task_id != self.task.id for trajectory in self.trajectories):
+            raise ValueError(f"a trajectory of another task than {self.task.id!r}")
+        if len({trajectory.id for trajectory in self.trajectories}) != len(self.trajectories):
+            raise ValueError("two trajectories share an id")
         return self
 
     @property

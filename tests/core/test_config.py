@@ -1,9 +1,10 @@
 """Configuration: three formats and flags in, one frozen typed value or one line that says what is wrong."""
 
 from pathlib import Path
+from typing import Self
 
 import pytest
-from pydantic import Field, ValidationError
+from pydantic import Field, ValidationError, model_validator
 
 from core.config import Config, load_config, read_file
 from core.errors import ConfigError
@@ -12,6 +13,17 @@ from core.errors import ConfigError
 class Optimiser(Config):
     lr: float = 1e-4
     betas: tuple[float, float] = (0.9, 0.95)
+
+
+class Range(Config):
+    low: int = 0
+    high: int = 1
+
+    @model_validator(mode="after")
+    def _rises(self) -> Self:
+        if self.low > self.high:
+            raise ValueError(f"low {self.low} is above high {self.high}")
+        return self
 
 
 class Run(Config):
@@ -100,6 +112,11 @@ def test_a_missing_key_is_named():
 def test_a_wrong_value_is_shown():
     with pytest.raises(ConfigError, match=r"steps: Input should be greater than 0, found '-1'"):
         load_config(Run, overrides=["name=a", "steps=-1"])
+
+
+def test_a_broken_rule_of_a_config_is_told_in_its_own_words():
+    with pytest.raises(ConfigError, match=r"^configuration: Range: low 3 is above high 1$"):
+        load_config(Range, overrides=["low=3"])
 
 
 def test_a_long_wrong_value_is_cut():

@@ -110,8 +110,14 @@ def test_a_group_has_at_least_one_trajectory():
 
 def test_a_group_refuses_a_trajectory_of_another_task():
     other = TASK.model_copy(update={"id": "t2"})
-    with pytest.raises(ValidationError, match="'a' is of task 't1', not 't2'"):
+    with pytest.raises(ValidationError, match="a trajectory of another task than 't2'"):
         ScoredGroup(id="g", environment="sums", task=other, trajectories=(trajectory("a", Reward.of(correct=1.0)),))
+
+
+def test_a_group_refuses_two_trajectories_of_one_id():
+    twice = (trajectory("a", Reward.of(correct=1.0)), trajectory("a", Reward.of(correct=0.0)))
+    with pytest.raises(ValidationError, match="two trajectories share an id"):
+        ScoredGroup(id="g", environment="sums", task=TASK, trajectories=twice)
 
 
 def test_a_group_refuses_a_task_of_another_environment():

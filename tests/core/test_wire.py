@@ -62,7 +62,7 @@ def groups(draw: st.DrawFn) -> ScoredGroup:
         reward=st.builds(lambda value: Reward.of(part=value), FLOATS),
         failure=st.none(),
     )
-    members = tuple(draw(st.lists(trajectories, min_size=1, max_size=3)))
+    members = tuple(draw(st.lists(trajectories, min_size=1, max_size=3, unique_by=lambda one: one.id)))
     return ScoredGroup(id=draw(WORDS), environment=task.environment, task=task, trajectories=members)
 
 
