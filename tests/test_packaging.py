@@ -1,11 +1,14 @@
 """What a user gets: a wheel with every file of the packages, an interpreter that fits, settings that exist."""
 
+import ast
 import os
 import re
 import shutil
 import subprocess
 import sys
+import tomllib
 import zipfile
+from itertools import chain
 from pathlib import Path
 
 import pytest
@@ -14,6 +17,8 @@ from core.settings import PREFIX, Settings, read_settings
 
 ROOT = Path(__file__).parent.parent
 PACKAGES = ("core", "tool_call_parsers", "backends", "environments", "trainer", "services")
+OTHER_INTERPRETER = ROOT / "environments/nat_agent/runtime"
+DISTRIBUTION = {"yaml": "pyyaml", "pydantic_core": "pydantic"}
 COMMENTED = re.compile(r"^# (NATGYM_\w+=.*)$", re.MULTILINE)
 
 
@@ -41,6 +46,24 @@ def test_the_wheel_holds_every_file_of_the_package(wheel: set[str], package: str
 def test_the_wheel_holds_nothing_but_the_packages(wheel: set[str]):
     tops = {name.partition("/")[0] for name in wheel}
     assert {top for top in tops if not top.endswith(".dist-info")} == set(PACKAGES)
+
+
+def imported(file: Path) -> set[str]:
+    """Top-level names of what a file imports, inside functions too."""
+    nodes = list(ast.walk(ast.parse(file.read_text(encoding="utf-8"))))
+    plain = {alias.name for node in nodes if isinstance(node, ast.Import) for alias in node.names}
+    return {
+        name.partition(".")[0] for name in plain | {node.module or "" for node in nodes if isinstance(node, ast.ImportFrom)}
+    }
+
+
+def test_every_package_that_is_imported_is_declared():
+    project = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
+    declared = [*project["dependencies"], *chain.from_iterable(project["optional-dependencies"].values())]
+    names = {re.split("[<>=]", line)[0] for line in declared}
+    files = [path for package in PACKAGES for path in (ROOT / package).rglob("*.py") if OTHER_INTERPRETER not in path.parents]
+    found = set().union(*map(imported, files)) - sys.stdlib_module_names - set(PACKAGES) - {""}
+    assert {DISTRIBUTION.get(name, name) for name in found} - names == set()
 
 
 def find_python(wanted: str) -> subprocess.CompletedProcess[str]:
