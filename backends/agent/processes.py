@@ -34,6 +34,16 @@ class Setup(NamedTuple):
         return path
 
 
+class Command(NamedTuple):
+    """What a nanny runs."""
+
+    argv: list[str]
+    cwd: str
+    setup: Setup
+    streams: tuple[int, int, int]
+    """Its standard input, output and error."""
+
+
 class Started(NamedTuple):
     """A nanny's pid, and the agent's ends of the command's standard streams, which do not block."""
 
@@ -55,6 +65,7 @@ def start_command(argv: list[str], setup: Setup, cwd: str) -> Started:
     stdout_ours, stdout = os.pipe()
     stderr_ours, stderr = os.pipe()
     theirs, ours = (stdin, stdout, stderr), (stdin_ours, stdout_ours, stderr_ours)
+    agent = os.getpid()
     try:
         pid = os.fork()
     except OSError:
@@ -62,7 +73,7 @@ def start_command(argv: list[str], setup: Setup, cwd: str) -> Started:
             os.close(fd)
         raise
     if pid == 0:
-        _be_nanny(argv, setup, cwd, theirs)
+        _be_nanny(agent, Command(argv, cwd, setup, theirs))
     for fd in theirs:
         os.close(fd)
     for fd in ours:
@@ -101,17 +112,19 @@ def _parent(name: str) -> int:
     return int(text[text.rindex(b")") + 2 :].split()[1])
 
 
-def _be_nanny(argv: list[str], setup: Setup, cwd: str, streams: tuple[int, ...]) -> NoReturn:
+def _be_nanny(agent: int, command: Command) -> NoReturn:
     """Run the command as a child, adopt and reap its orphans, and end as it ended."""
     try:
         _libc.prctl(PR_SET_CHILD_SUBREAPER, 1, 0, 0, 0)
-        _libc.prctl(PR_SET_PDEATHSIG, signal.SIGKILL, 0, 0, 0)
-        command = os.fork()
-        if command == 0:
-            _be_command(argv, setup, cwd, streams)
+        _die_with(agent)
+        nanny = os.getpid()
+        main = os.fork()
+        if main == 0:
+            _die_with(nanny)
+            _be_command(command)
         os.closerange(0, ALL_FDS)
         pid, status = os.waitpid(-1, 0)
-        while pid != command:
+        while pid != main:
             pid, status = os.waitpid(-1, 0)
         if os.WIFSIGNALED(status):
             os.kill(os.getpid(), signal.SIGKILL)
@@ -120,9 +133,16 @@ def _be_nanny(argv: list[str], setup: Setup, cwd: str, streams: tuple[int, ...])
         os._exit(125)
 
 
-def _be_command(argv: list[str], setup: Setup, cwd: str, streams: tuple[int, ...]) -> NoReturn:
+def _die_with(parent: int) -> None:
+    """End when the parent ends, which may have been before now."""
+    _libc.prctl(PR_SET_PDEATHSIG, signal.SIGKILL, 0, 0, 0)
+    if os.getppid() != parent:
+        os._exit(125)
+
+
+def _be_command(command: Command) -> NoReturn:
+    argv, cwd, setup, streams = command
     try:
-        _libc.prctl(PR_SET_PDEATHSIG, signal.SIGKILL, 0, 0, 0)
         os.setsid()
         for target, stream in enumerate(streams):
             os.dup2(stream, target)

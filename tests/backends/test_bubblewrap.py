@@ -28,7 +28,7 @@ def test_every_memory_directory_has_a_size():
 @pytest.mark.parametrize(
     "complaint",
     [
-        "bwrap: No permissions to create new namespace, likely because the kernel does not allow non-privileged user namespaces.",
+        "bwrap: No permissions to create new namespace, likely because the kernel does not allow it",
         "bwrap: setting up uid map: Permission denied",
         "bwrap: Creating new namespace failed: Operation not permitted",
         "bwrap: Can't mount proc on /newroot/proc: Operation not permitted",
