@@ -1,7 +1,7 @@
 """Makes a small tokenizer for a narrow domain, in Hugging Face's tokenizer.json.
 
-Byte-level BPE as in Qwen, with two changes for a small policy. Words that it has to copy from the prompt stay whole
-and digits stay single, so that copying is one token for one token. Text between them that recurs in the corpus (the
+Byte-level BPE as in Qwen, with two changes for a small policy. Words that it has to copy from the prompt stay whole,
+and so do runs of up to three digits, so that copying is one token for one token. Text between them that recurs in the corpus (the
 boilerplate of a file, the opening of a tool call) is one token each, whatever its length: `ignore_merges` looks a
 piece up whole before it merges bytes. What is neither is spelled with the usual merges; nothing is out of vocabulary.
 """
@@ -20,10 +20,11 @@ MARKERS = ("<tool_call>", "</tool_call>", "<tool_response>", "</tool_response>",
 TEMPLATE = Path(__file__).parent / "templates" / "chatml_tools.jinja"
 BYTE_VOCABULARY = 640
 MIN_COUNT = 12
+NUMBERS = [f"{number:0{width}}" for width in (1, 2, 3) for number in range(10**width)]
 
 
 def build_tokenizer(corpus: Sequence[str], words: Iterable[str]) -> Tokenizer:
-    """A tokenizer whose whole pieces are `words`, digits, and every stretch that recurs in `corpus`."""
+    """A tokenizer whose whole pieces are `words`, short numbers, and every stretch that recurs in `corpus`."""
     pieces = re.compile(_piece_pattern(words))
     counts = Counter(piece for text in corpus for piece in _pieces(pieces, text))
     splitter = pre_tokenizers.Sequence(
@@ -34,7 +35,7 @@ def build_tokenizer(corpus: Sequence[str], words: Iterable[str]) -> Tokenizer:
     )
     base = _byte_bpe(counts)
     vocabulary: dict[str, int] = dict(base["model"]["vocab"])
-    for piece in sorted([*words, *(piece for piece, count in counts.items() if count >= MIN_COUNT)]):
+    for piece in sorted([*words, *NUMBERS, *(piece for piece, count in counts.items() if count >= MIN_COUNT)]):
         vocabulary.setdefault(_byte_text(piece), len(vocabulary))
     merges = [tuple(merge) for merge in base["model"]["merges"]]
     tokenizer = Tokenizer(models.BPE(vocab=vocabulary, merges=merges, ignore_merges=True))
@@ -60,9 +61,9 @@ def save_tokenizer(tokenizer: Tokenizer, directory: Path) -> None:
 
 
 def _piece_pattern(words: Iterable[str]) -> str:
-    """Whole words (longest first), single digits, markers; what lies between them is a piece too."""
+    """Whole words (longest first) and runs of up to three digits; what lies between them is a piece too."""
     ordered = sorted(set(words), key=lambda word: (-len(word), word))
-    return rf"(?<![A-Za-z])(?:{'|'.join(map(re.escape, ordered))})(?![A-Za-z])|[0-9]"
+    return rf"(?<![A-Za-z])(?:{'|'.join(map(re.escape, ordered))})(?![A-Za-z])|[0-9]{{1,3}}"
 
 
 def _pieces(pattern: re.Pattern[str], text: str) -> Iterable[str]:

@@ -4,6 +4,8 @@ from environments.nat_agent import words
 from environments.nat_agent.mcp_registry import CATALOGUE
 from environments.nat_agent.plan import Scaffold
 
+YEARS = ("2023", "2024", "2025")  # of the dates that tools are tried on
+
 
 def copied_words() -> tuple[str, ...]:
     """Every word that fills a gap of a request, every catalogue name and every scaffold, sorted."""
@@ -13,4 +15,5 @@ def copied_words() -> tuple[str, ...]:
     )  # fmt: skip
     units = [unit for sizes in words.UNITS.values() for unit in sizes]
     servers = [name for server in CATALOGUE for name in (server.name, server.package)]
-    return tuple(sorted({word for group in (*lists, units, servers, [str(one) for one in Scaffold]) for word in group}))
+    scaffolds = [str(one) for one in Scaffold]
+    return tuple(sorted({word for group in (*lists, units, servers, scaffolds, YEARS) for word in group}))

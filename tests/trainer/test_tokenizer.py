@@ -20,8 +20,8 @@ def test_words_that_are_copied_are_one_token_wherever_they_stand():
     assert [piece for piece in pieces("miles_to_feet(miles)") if piece in ("miles", "feet")] == ["miles", "feet", "miles"]
 
 
-def test_digits_stay_single():
-    assert [piece for piece in pieces("value 120.5") if piece.isdigit()] == ["1", "2", "0", "5"]
+def test_short_numbers_are_one_token_and_long_ones_are_cut_from_the_left():
+    assert [piece for piece in pieces("value 120.5 and 1609") if piece.isdigit()] == ["120", "5", "160", "9"]
 
 
 def test_what_recurs_is_one_token_whatever_its_length():
