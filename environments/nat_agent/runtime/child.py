@@ -14,23 +14,24 @@ from pathlib import Path
 from runtime.agent_tools import AgentTools
 from runtime.frames import Channel
 from runtime.setup_script import SetupScript
-from runtime.suite import run_suite
+from runtime.suite import Suite
 from runtime.trusted_config import check_config
 from runtime.workflow import run_workflow
 
 MAX_ERROR = 300
 
 
-def live(sock: socket.socket, walls: list[str]) -> None:
-    """Answer requests until the host hangs up."""
-    Evaluation(Channel(sock), Path.cwd(), walls).answer_all()
+def live(sock: socket.socket, suite: Suite) -> None:
+    """Answer requests until the host hangs up. `suite` was made for the workspace that this is, or for another one."""
+    workspace = Path.cwd()
+    Evaluation(Channel(sock), workspace, suite if suite.workspace == workspace else Suite(workspace)).answer_all()
 
 
 class Evaluation:
     """The state between requests: the workspace, the loaded tools, one event loop."""
 
-    def __init__(self, channel: Channel, workspace: Path, walls: list[str]) -> None:
-        self.channel, self.workspace, self.walls = channel, workspace, walls
+    def __init__(self, channel: Channel, workspace: Path, suite: Suite) -> None:
+        self.channel, self.workspace = channel, workspace
         self.loop = asyncio.new_event_loop()
         self.tools = AgentTools(self._run)
         self.setup = SetupScript(workspace)
@@ -41,7 +42,7 @@ class Evaluation:
             "config": lambda request: self._run(check_config(request)),
             "setup": self.setup.run,
             "workflow": lambda request: self._run(run_workflow(request, self.channel)),
-            "tests": lambda request: run_suite(self.workspace, request),
+            "tests": lambda _: suite.run(),
         }
 
     def answer_all(self) -> None:

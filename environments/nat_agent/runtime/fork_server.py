@@ -4,6 +4,7 @@ Speaks frames (see frames.py) on its standard streams. It relays what host and c
 reading it, kills children at their limits, and says how each one ended. No code of an agent runs in this process.
 """
 
+import contextlib
 import importlib.util
 import json
 import os
@@ -13,6 +14,7 @@ import socket
 import sys
 import time
 import warnings
+from collections.abc import Callable
 from pathlib import Path
 
 # -I keeps this directory off sys.path, and its neighbours' names must not shadow installed modules: so by hand.
@@ -51,8 +53,8 @@ class Child:
 class Server:
     """A loop over standard input, the children's sockets and their deadlines."""
 
-    def __init__(self, workspace: str) -> None:
-        self.workspace = workspace
+    def __init__(self, workspace: str, live: Callable[[socket.socket], None]) -> None:
+        self.workspace, self.live = workspace, live
         self.selector = selectors.DefaultSelector()
         self.children: dict[int, Child] = {}
         self.inbox, self.outbox = bytearray(), bytearray()
@@ -124,12 +126,32 @@ class Server:
         pid = self.namespaces.fork()
         if pid == 0:
             ours.close()
-            run_child(theirs, order, self.workspace, first_process=self.namespaces.works)
+            self._become_child(theirs, order)
         theirs.close()
         ours.setblocking(False)
         child = Child(order["channel"], pid, ours, time.monotonic() + order["wall_seconds"])
         self.children[child.channel] = child
         self.selector.register(ours, selectors.EVENT_READ, child)
+
+    def _become_child(self, sock: socket.socket, order: dict) -> None:
+        """The child's whole life. Never returns."""
+        status = 1
+        try:
+            os.setsid()
+            close_inherited(sock)
+            isolation.prctl(isolation.PR_SET_DUMPABLE, 1)  # as process 1 it has nobody to hide from; /proc/self needs it
+            isolation.prctl(isolation.PR_SET_PDEATHSIG, isolation.SIGKILL)
+            walls = isolation.enter(self.workspace, first_process=self.namespaces.works)
+            workspace = Path(self.workspace)
+            if "workspace" not in walls:
+                workspace = workspace / str(order["channel"])
+                workspace.mkdir(mode=0o700)
+            os.chdir(workspace)  # also where the path is the same: a fresh tmpfs lies over it
+            isolation.limit_resources(order["cpu_seconds"], order["memory_mib"])
+            self.live(sock)
+            status = 0
+        finally:
+            os._exit(status)
 
     def _serve_child(self, child: Child, events: int) -> None:
         if events & selectors.EVENT_WRITE:
@@ -189,36 +211,11 @@ class Server:
         child.sock.close()
         # A hang-up is not an end yet: agent code may have closed the socket and live on.
         for kill in (os.killpg, os.kill):
-            try:
+            with contextlib.suppress(ProcessLookupError, PermissionError):
                 kill(child.pid, signal.SIGKILL)
-            except (ProcessLookupError, PermissionError):
-                pass
         _, status, usage = os.wait4(child.pid, 0)
         cpu_seconds = usage.ru_utime + usage.ru_stime
         self.say({"ended": child.channel, "reason": reason, "status": status, "cpu_seconds": cpu_seconds})
-
-
-def run_child(sock: socket.socket, order: dict, workspace: str, *, first_process: bool) -> None:
-    """The child's whole life. Never returns."""
-    status = 1
-    try:
-        os.setsid()
-        close_inherited(sock)
-        isolation.prctl(isolation.PR_SET_PDEATHSIG, isolation.SIGKILL)
-        walls = isolation.enter(workspace, first_process=first_process)
-        directory = workspace
-        if "workspace" not in walls:
-            directory = f"{workspace}/{order['channel']}"
-            os.mkdir(directory, 0o700)
-        isolation.limit_resources(order["cpu_seconds"], order["memory_mib"])
-        os.chdir(directory)
-        os.umask(0o077)
-        from runtime.child import live
-
-        live(sock, walls)
-        status = 0
-    finally:
-        os._exit(status)
 
 
 def close_inherited(sock: socket.socket) -> None:
@@ -270,9 +267,11 @@ def main() -> None:
     from runtime import preload
 
     version = preload.import_nat()
-    import runtime.child  # noqa: F401
+    from runtime.child import live
+    from runtime.suite import Suite
 
-    server = Server(str(Path.cwd()))
+    suite = Suite(Path.cwd())
+    server = Server(str(Path.cwd()), lambda sock: live(sock, suite))
     walls = probe_walls(server.namespaces, server.workspace)
     preload.settle()
     server.serve({"nat_version": version, "walls": walls, "missing": [name for name in isolation.WALLS if name not in walls]})

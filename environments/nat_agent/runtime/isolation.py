@@ -99,8 +99,9 @@ def enter(workspace: str, *, first_process: bool, disk_mib: int = 32) -> list[st
         if first_process and _fresh_proc():
             walls.append("proc")
     walls += [name for name, flag in (("net", CLONE_NEWNET), ("ipc", CLONE_NEWIPC)) if attempt(lambda flag=flag: unshare(flag))]
-    if attempt(lambda: unshare(CLONE_NEWUSER), lambda: map_this_user(uid, gid), _no_more_namespaces):
+    if attempt(lambda: unshare(CLONE_NEWUSER), lambda: map_this_user(uid, gid)):
         walls.append("user")
+        attempt(_no_more_namespaces)  # refused where root is not mapped; the walls stand without it
     if attempt(_drop_capabilities, lambda: prctl(PR_SET_NO_NEW_PRIVS, 1)):
         walls.append("capabilities")
     return walls

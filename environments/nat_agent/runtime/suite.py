@@ -1,27 +1,43 @@
-"""Runs the workspace's tests with pytest, hardened against what a workspace can put in pytest's way."""
+"""Runs the workspace's tests with pytest, hardened against what a workspace can put in pytest's way.
+
+No conftest, no plugin and no configuration file of the workspace is read. pytest itself is made ready once, in the
+fork server: a child only collects and runs.
+"""
 
 import traceback
 from pathlib import Path
 
 import pytest
+from _pytest.config import Config, _prepareconfig
 
-INI = "[pytest]\nasyncio_mode = auto\nasyncio_default_fixture_loop_scope = function\n"
 ARGUMENTS = (
-    "-q",
+    "-qq",
+    "-c/dev/null",
     "--noconftest",
     "--import-mode=importlib",
     "--tb=no",
     "--continue-on-collection-errors",
     "--capture=no",
-    "-pno:cacheprovider",
-    "-pno:junitxml",
-    "-pno:faulthandler",
-    "-pno:unraisableexception",
-    "-pno:threadexception",
-    "-pno:doctest",
-    "-pno:warnings",
+    "-oasyncio_mode=auto",
+    "-oasyncio_default_fixture_loop_scope=function",
     "-ppytest_asyncio.plugin",
 )
+UNUSED_PLUGINS = (
+    "cacheprovider",
+    "debugging",
+    "doctest",
+    "faulthandler",
+    "junitxml",
+    "logging",
+    "pastebin",
+    "setuponly",
+    "setupplan",
+    "stepwise",
+    "threadexception",
+    "unraisableexception",
+    "warnings",
+)
+MAX_ERROR = 400
 
 
 class Recorder:
@@ -41,15 +57,28 @@ class Recorder:
 
     def pytest_exception_interact(self, node, call, report):
         error = call.excinfo.value
-        if isinstance(error, node.CollectError) and isinstance(error.__cause__, BaseException):
+        if isinstance(error, pytest.Collector.CollectError) and isinstance(error.__cause__, BaseException):
             error = error.__cause__  # pytest wraps what importing a test file raised
-        self.errors[report.nodeid] = "".join(traceback.format_exception_only(error))[:400]
+        self.errors[report.nodeid] = "".join(traceback.format_exception_only(error))[:MAX_ERROR]
 
 
-def run_suite(workspace: Path, request: dict) -> dict:
-    """Test id -> outcome, and test id -> error, of the workspace's tests/test_*.py."""
-    recorder = Recorder()
-    (workspace / "verifier.ini").write_text(INI)
-    arguments = [*ARGUMENTS, "-c", str(workspace / "verifier.ini"), "--rootdir", str(workspace), str(workspace / "tests")]
-    pytest.main(arguments, plugins=[recorder])
-    return {"outcomes": recorder.outcomes, "errors": recorder.errors}
+class Suite:
+    """A pytest session over `workspace`/tests that has not collected anything yet."""
+
+    def __init__(self, workspace: Path) -> None:
+        self.workspace, self.recorder = workspace, Recorder()
+        options = [f"-pno:{name}" for name in UNUSED_PLUGINS] + [f"--rootdir={workspace}", f"--confcutdir={workspace}"]
+        self._config: Config = _prepareconfig([*ARGUMENTS, *options], plugins=[self.recorder])
+        self._config._do_configure()
+        self._session = pytest.Session.from_config(self._config)
+        self._config.hook.pytest_sessionstart(session=self._session)
+
+    def run(self) -> dict:
+        """Test id -> outcome, and test id -> error, of tests/test_*.py."""
+        self._config.args = [str(self.workspace / "tests")]
+        try:
+            self._config.hook.pytest_collection(session=self._session)
+            self._config.hook.pytest_runtestloop(session=self._session)
+        except (pytest.Session.Failed, pytest.Session.Interrupted, pytest.UsageError) as error:
+            self.recorder.errors["tests"] = str(error)[:MAX_ERROR]
+        return {"outcomes": self.recorder.outcomes, "errors": self.recorder.errors}

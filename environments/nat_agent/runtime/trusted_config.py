@@ -7,8 +7,16 @@ planned tools. So what is reported here comes from NAT alone.
 from pathlib import Path
 from types import SimpleNamespace
 
+from nat.builder.function_info import FunctionInfo
 from runtime.gym_llm import use_gym_llm
 
+
+async def _echo(key: str) -> str:
+    """Stands for a tool."""
+    return key
+
+
+ECHO = FunctionInfo.from_fn(_echo, description="a stand-in")
 JSON_TYPES = {"integer": int, "number": float, "string": str, "boolean": bool, "array": list, "object": dict}
 
 
@@ -51,7 +59,6 @@ def register_stand_in(name: str, schema: dict) -> None:
     import sys
     from types import ModuleType
 
-    from nat.builder.function_info import FunctionInfo
     from nat.cli.register_workflow import register_function
     from nat.data_models.function import FunctionBaseConfig
     from pydantic import Field
@@ -69,10 +76,7 @@ def register_stand_in(name: str, schema: dict) -> None:
     config_type = type(FunctionBaseConfig)("StandIn", (FunctionBaseConfig,), body, name=name)
 
     async def build(config, builder):
-        async def answer(value: str) -> str:
-            return value
-
-        yield FunctionInfo.from_fn(answer, description=name)
+        yield ECHO
 
     register_function(config_type=config_type)(build)
 
@@ -143,17 +147,18 @@ def replace_mcp_clients(servers: dict[str, list[str]]) -> None:
     registry._registered_function_groups[MCPClientConfig] = registration.model_copy(update={"build_fn": build})
 
 
-async def _echo(key: str) -> str:
-    return key
-
-
 async def build(config) -> list[str]:
     """Build everything with a silent LLM in place of the real one; the names of the tools that it would be offered."""
-    from nat.builder.framework_enum import LLMFrameworkEnum
     from nat.builder.workflow_builder import WorkflowBuilder
 
     config = config.model_copy(update={"llms": use_gym_llm(config.llms, channel=None)})
     async with WorkflowBuilder.from_config(config) as builder:
         await builder.build()
-        tools = await builder.get_tools(references(config.workflow), wrapper_type=LLMFrameworkEnum.LANGCHAIN)
-        return [tool.name for tool in tools]
+        return [name for reference in references(config.workflow) for name in await offered(builder, reference)]
+
+
+async def offered(builder, reference: str) -> list[str]:
+    """The tools that a name in tool_names stands for, after everything was built."""
+    if reference in builder._function_groups:
+        return list(await builder._function_groups[reference].instance.get_accessible_functions())
+    return [builder._check_backwards_compatibility_function_name(reference)]

@@ -8,12 +8,15 @@ from runtime.gym_llm import use_gym_llm
 
 async def run_workflow(request: dict, channel: Channel) -> dict:
     """The workflow's answer to each question; the host plays the LLM in between."""
+    from nat.builder.context import ContextState
+    from nat.builder.workflow import Workflow
     from nat.builder.workflow_builder import WorkflowBuilder
 
     config = compose(Path("agent_config.yml"), channel)
     answers = []
     async with WorkflowBuilder.from_config(config) as builder:
-        workflow = await builder.build()
+        # builder.build() would validate the whole Config once more
+        workflow = Workflow.from_entry_fn(config=config, entry_fn=builder.get_workflow(), context_state=ContextState.get())
         for question in request["questions"]:
             async with workflow.run(question) as runner:
                 answers.append(str(await runner.result(to_type=str)))
