@@ -21,6 +21,7 @@ def plot_rewards(
     """Write the plot: training rollouts as lines, held-out success before and after as points with 95 % intervals."""
     from matplotlib.backends.backend_agg import FigureCanvasAgg
     from matplotlib.figure import Figure
+    from matplotlib.ticker import MaxNLocator
 
     figure = Figure(figsize=(9, 6), dpi=140, facecolor="white", layout="constrained")
     FigureCanvasAgg(figure)
@@ -47,6 +48,8 @@ def plot_rewards(
     bottom.set_ylabel("success rate, %")
     bottom.set_ylim(-2, 102)
     bottom.set_xlabel("step")
+    bottom.xaxis.set_major_locator(MaxNLocator(integer=True))
+    bottom.margins(x=0.06)
     for axes in (top, bottom):
         axes.grid(color="#e5e7eb", linewidth=0.8)
         axes.set_axisbelow(True)

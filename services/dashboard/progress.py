@@ -1,7 +1,7 @@
 """What is shown of a run while it goes on."""
 
 from collections import deque
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Protocol
 
@@ -77,3 +77,17 @@ def step_seconds(record: StepRecord) -> float:
     """Wall seconds of a step, its wait for groups included."""
     seconds = record.seconds
     return seconds.wait + seconds.train + seconds.publish + seconds.checkpoint
+
+
+def since(records: Sequence[StepRecord], start: float) -> list[StepRecord]:
+    """Records whose first wait does not count what was before `start`, in seconds since 1970.
+
+    The trainer waits from the moment that it is there, also while held-out tasks are played.
+    """
+    kept: list[StepRecord] = []
+    for one in records:
+        longest = max(0.0, one.time - start - one.seconds.train - one.seconds.publish)
+        if one.time >= start and one.seconds.wait > longest:
+            one = one.model_copy(update={"seconds": one.seconds.model_copy(update={"wait": longest})})
+        kept.append(one)
+    return kept

@@ -72,7 +72,7 @@ class Children:
 
     async def start(self, name: str, arguments: Sequence[str], *, may_end: bool = False) -> Child:
         """Start `natgym ARGUMENTS --parent US` with its output in NAME.log."""
-        path = self._logs / f"{name.replace(' ', '_')}.log"
+        path = self._logs / f"{name.replace(' ', '_').lower()}.log"
         with path.open("ab") as output:
             process = await asyncio.create_subprocess_exec(
                 *(sys.executable, "-P", "-m", "services.cli", *arguments, f"--parent={os.getpid()}"),

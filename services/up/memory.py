@@ -1,9 +1,10 @@
 """Peak memory of the processes of a run, from /proc."""
 
+import os
 from collections.abc import Mapping
-from pathlib import Path
 
-PROC = Path("/proc")
+from services.up.processes import PROC, descendants, parents
+
 KIB_PER_MIB = 1024
 
 
@@ -14,40 +15,20 @@ class PeakMemory:
         self.peaks: dict[str, float] = {}
 
     def look(self, pids: Mapping[str, int]) -> None:
-        """Note the peak of each process, and of the sum of what it has started (`NAME children`).
+        """Note the peak of each process, of the sum of what it has started (`NAME children`), and our own.
 
         Pages that forked processes share count once for each of them.
         """
-        parents = _parents()
+        self._note("natgym up", _status(os.getpid(), "VmHWM"))
+        tree = parents()
         for name, pid in pids.items():
             self._note(name, _status(pid, "VmHWM"))
-            below = _descendants(pid, parents)
+            below = descendants(pid, tree)
             if below:
                 self._note(f"{name} children", sum(_status(one, "VmRSS") for one in below))
 
     def _note(self, name: str, mib: float) -> None:
         self.peaks[name] = max(self.peaks.get(name, 0.0), round(mib, 1))
-
-
-def _parents() -> dict[int, int]:
-    """Every process's parent."""
-    found: dict[int, int] = {}
-    for entry in PROC.iterdir():
-        if entry.name.isdigit():
-            try:
-                # the name in brackets may hold blanks and brackets itself
-                found[int(entry.name)] = int((entry / "stat").read_text().rpartition(")")[2].split()[1])
-            except (OSError, IndexError, ValueError):
-                continue
-    return found
-
-
-def _descendants(pid: int, parents: Mapping[int, int]) -> list[int]:
-    found, frontier = list[int](), {pid}
-    while frontier:
-        frontier = {child for child, parent in parents.items() if parent in frontier}
-        found += frontier
-    return found
 
 
 def _status(pid: int, key: str) -> float:

@@ -13,7 +13,7 @@ from core.settings import Settings
 from environments.evaluation import EvaluationReport
 from services.bind import free_port
 from services.dashboard.plot import plot_rewards
-from services.dashboard.progress import Progress, Rate, View
+from services.dashboard.progress import Progress, Rate, View, since
 from services.dashboard.report import share
 from services.environment_server.record import read_groups
 from services.ready import wait_until_ready
@@ -23,6 +23,7 @@ from services.sdk.rollout_client import RolloutClient
 from services.up.children import Child, Children, ServiceDied
 from services.up.folder import RunFolder, UpOptions
 from services.up.memory import PeakMemory
+from services.up.processes import adopt_orphans, end_orphans, reap_orphans
 from services.up.summary import (
     Summary,
     figures,
@@ -32,7 +33,7 @@ from services.up.summary import (
     seconds_per_step,
     write_summary,
 )
-from trainer.metrics import read_metrics
+from trainer.metrics import StepRecord, read_metrics
 
 HOST = "127.0.0.1"
 API_PORT, TRAINER_PORT = 8000, 8001
@@ -48,7 +49,7 @@ class UpRun:
     def __init__(self, options: UpOptions, folder: RunFolder, settings: Settings, view: View) -> None:
         self._options, self._folder, self._settings, self._view = options, folder, settings, view
         self._started = time.monotonic()
-        self._training_seconds = 0.0
+        self._training_since, self._training_seconds = time.time(), 0.0
         self._memory = PeakMemory()
         self._progress = Progress(title=f"natgym  {options.environment}  {folder.path}")
         self._tokens, self._rollouts = Rate(), Rate()
@@ -63,14 +64,16 @@ class UpRun:
 
         Raises ServiceDied, and ConfigError and PortInUse before anything was started. Leaves no process behind.
         """
-        async with Children(self._folder.logs) as children, asyncio.TaskGroup() as owner:
-            watches = [owner.create_task(children.watch()), owner.create_task(self._watch(children))]
-            try:
+        adopt_orphans()
+        try:
+            async with Children(self._folder.logs) as children, asyncio.TaskGroup() as owner:
+                watches = [owner.create_task(children.watch()), owner.create_task(self._watch(children))]
                 await self._sequence(children)
-            finally:
-                self._plot()
-            for watch in watches:
-                watch.cancel()
+                for watch in watches:
+                    watch.cancel()
+        finally:
+            end_orphans()
+            self._plot()
         summary = self._summary()
         write_summary(self._folder.summary, summary)
         return summary
@@ -95,7 +98,7 @@ class UpRun:
         arguments = ["serve", "env", self._options.environment, "--record", str(self._folder.groups)]
         server = await children.start(ENVIRONMENT, [*arguments, *self._file.arguments()], may_end=True)
         self._enter("training", run.step, run.total_steps)
-        started = time.monotonic()
+        self._training_since, started = time.time(), time.monotonic()
         while (status := await client.status()).run is not None and status.run.status is not RunStatus.FINISHED:
             await self._show_training(status)
             minutes = (time.monotonic() - started) / 60
@@ -153,7 +156,7 @@ class UpRun:
 
     async def _show_training(self, status: QueueStatus) -> None:
         progress, now = self._progress, time.monotonic()
-        progress.steps = read_metrics(self._folder.metrics)
+        progress.steps = self._records()
         if status.run is not None:
             size = status.run.group_size
             progress.done, progress.total = status.run.step, status.run.total_steps
@@ -176,6 +179,7 @@ class UpRun:
     async def _watch(self, children: Children) -> None:
         while True:
             await asyncio.to_thread(self._memory.look, children.pids)
+            reap_orphans(children.pids.values())
             await asyncio.sleep(2 * LOOK_SECONDS)
 
     def _enter(self, phase: str, done: int = 0, total: int = 0) -> None:
@@ -219,6 +223,9 @@ class UpRun:
             policy__base_url=self._trainer_url,
         )
 
+    def _records(self) -> list[StepRecord]:
+        return since(read_metrics(self._folder.metrics), self._training_since)
+
     def _plot(self) -> None:
         records = read_metrics(self._folder.metrics)
         if records:
@@ -230,7 +237,7 @@ class UpRun:
         return EvaluationReport.model_validate_json(path.read_text(encoding="utf-8")) if path.exists() else None
 
     def _summary(self) -> Summary:
-        records, groups = read_metrics(self._folder.metrics), read_groups(self._folder.groups)
+        records, groups = self._records(), read_groups(self._folder.groups)
         before, after = self._report("before"), self._report("after")
         return Summary(
             environment=self._options.environment,
