@@ -4,7 +4,9 @@ import asyncio
 import os
 import signal
 import sys
+from collections.abc import Iterator
 from pathlib import Path
+from tempfile import TemporaryDirectory
 
 import pytest
 
@@ -158,16 +160,15 @@ def complaining_bubblewrap(directory: Path, complaint: str) -> LocalBackend:
     program = directory / "bwrap"
     program.write_text(f'#!/bin/sh\necho "bwrap: {complaint}" >&2\nexit 1\n')
     program.chmod(0o755)
-    directory.chmod(0o755)
     return LocalBackend(str(program))
 
 
 @pytest.fixture
-def everybody(tmp_path: Path) -> Path:
-    """A directory that the unprivileged user can reach when the tests run as root."""
-    for directory in (tmp_path, tmp_path.parent, tmp_path.parent.parent):
-        directory.chmod(0o755)
-    return tmp_path
+def everybody() -> Iterator[Path]:
+    """A directory that the unprivileged user can reach when root runs the tests, unlike pytest's own."""
+    with TemporaryDirectory() as directory:
+        Path(directory).chmod(0o755)
+        yield Path(directory)
 
 
 async def test_forbidden_namespaces_are_a_missing_runtime(everybody: Path):
