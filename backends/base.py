@@ -36,11 +36,13 @@ class Capabilities(Value):
 class SandboxSpec(Config):
     """What one sandbox is made of. Paths on the left exist on the host."""
 
-    readonly: Mapping[str, str] = Field(default_factory=dict, description="host path -> path inside, read only")
+    readonly: Mapping[str, str] = Field(
+        default_factory=dict, description="host path -> path inside, read only; readable by others if root runs us"
+    )
     env: Mapping[str, str] = Field(default_factory=dict)
-    memory_mib: int = Field(default=2048, gt=0)
-    processes: int = Field(default=256, gt=0)
-    disk_mib: int = Field(default=64, gt=0, description="size of /workspace and of /tmp, each")
+    memory_mib: int = Field(default=2048, gt=0, description="one process may map four times as much")
+    processes: int = Field(default=256, gt=0, description="threads count too; not enforced by unsafe-local")
+    disk_mib: int = Field(default=64, gt=0, description="size of /workspace and of /tmp, each, and of a file")
     nested_namespaces: bool = Field(default=False, description="commands may make namespaces of their own")
 
 

@@ -17,6 +17,12 @@ async def receive_all(process: Process) -> bytes:
     return found
 
 
+async def send_for_ever(process: Process) -> None:
+    """Once is not enough to notice an end: the kernel may close a program's output a moment before its input."""
+    while True:
+        await process.send(b"x")
+
+
 async def test_what_is_sent_comes_back_from_an_echo(sandbox: AgentSandbox):
     process = await sandbox.spawn(["cat"])
     await process.send(b"one\n")
@@ -80,8 +86,7 @@ async def test_sending_to_a_program_that_ended_is_an_error(sandbox: AgentSandbox
     process = await sandbox.spawn(["true"])
     await receive_all(process)
     with pytest.raises(SandboxError, match="reads no more"):
-        while True:  # the kernel may close its output a moment before its input
-            await process.send(b"x")
+        await send_for_ever(process)
 
 
 async def test_a_send_of_any_size_arrives_whole(sandbox: AgentSandbox):
