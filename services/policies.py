@@ -88,8 +88,10 @@ async def policy_at(url: str, file: RunFile, settings: Settings) -> OpenPolicy:
     root = url.rstrip("/").removesuffix("/v1")
     wanted = file.with_flags(policy__base_url=root)
     token = _token_for(root, settings)
-    if not {"kind", "tokenizer"} & file.sections().policy.keys():
-        wanted = wanted.with_flags(**await _kind_of(root, token))
+    told = file.sections().policy.keys()
+    if not {"kind", "tokenizer"} & told:
+        served = await _first_model(root, token)
+        wanted = wanted.with_flags(**_kind_of(served), **({} if "max_tokens" in told else _length_of(served)))
     config = wanted.section("policy", PolicyConfig)
     return lambda environment: open_policy(config, token)
 
@@ -100,13 +102,18 @@ def _token_for(root: str, settings: Settings) -> SecretStr | None:
     return settings.openai_api_key if remote and settings.openai_api_key is not None else settings.api_token
 
 
-async def _kind_of(root: str, token: SecretStr | None) -> dict[str, str]:
+def _kind_of(served: JsonObject) -> dict[str, str]:
     """Flags for the section `policy`, from what the server says of its one model."""
-    served = await _first_model(root, token)
     path = served.get("path")
     if isinstance(path, str) and holds(path, "tokenizer.json"):
         return {"policy__kind": "tokens", "policy__tokenizer": path}
     return {"policy__kind": "server", "policy__model": str(served.get("id", "policy"))}
+
+
+def _length_of(served: JsonObject) -> dict[str, int]:
+    """No conversation may become longer than the server takes; it also wants room for one token."""
+    longest = served.get("max_model_len")
+    return {"policy__max_tokens": longest} if isinstance(longest, int) and longest > 0 else {}
 
 
 async def _first_model(root: str, token: SecretStr | None) -> JsonObject:

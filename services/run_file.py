@@ -72,15 +72,22 @@ def override(key: str, value: JsonValue) -> str:
 
 
 def add_run_file_arguments(parser: argparse.ArgumentParser) -> None:
-    """Declare --config and --set."""
+    """Declare --config, --set and --broken-rows."""
     parser.add_argument(
         "--config", type=Path, metavar="FILE", help="TOML or YAML with sections env, policy, rollouts, trainer, api"
     )
     parser.add_argument(
         "--set", action="append", default=[], metavar="SECTION.KEY=VALUE", help="change one setting; repeatable"
     )
+    parser.add_argument("--broken-rows", choices=("refuse", "skip"), help="what becomes of a data file with one (refuse)")
 
 
 def run_file(arguments: argparse.Namespace, default: Path | None = None) -> RunFile:
     """The file of parsed arguments."""
-    return RunFile(arguments.config or default, tuple(arguments.set))
+    return RunFile(arguments.config or default, overrides_of(arguments))
+
+
+def overrides_of(arguments: argparse.Namespace) -> tuple[str, ...]:
+    """What parsed arguments set over the file."""
+    rows = [] if arguments.broken_rows is None else [override("env.broken_rows", arguments.broken_rows)]
+    return (*arguments.set, *rows)

@@ -5,7 +5,7 @@ from pathlib import Path
 
 from core.errors import UnknownName, UserError
 from core.settings import Settings
-from services.run_file import RunFile, add_run_file_arguments, run_file
+from services.run_file import NAT_SMALL, RunFile, add_run_file_arguments, run_file
 
 SERVICES = ("api", "trainer", "env")
 
@@ -42,7 +42,9 @@ def run(arguments: argparse.Namespace, settings: Settings) -> int:
 def _serve_api(arguments: argparse.Namespace, settings: Settings) -> None:
     from services.rollout_api.server import RolloutApiConfig, serve_api
 
-    file = run_file(arguments).with_flags(api__host=arguments.host, api__port=arguments.port, api__database=arguments.database)
+    file = run_file(arguments, NAT_SMALL).with_flags(
+        api__host=arguments.host, api__port=arguments.port, api__database=arguments.database
+    )
     serve_api(file.section("api", RolloutApiConfig), settings.api_token)
 
 
@@ -50,7 +52,7 @@ def _serve_trainer(arguments: argparse.Namespace, settings: Settings) -> None:
     from services.trainer_server.config import TrainerServerConfig
     from services.trainer_server.server import serve_trainer
 
-    file = run_file(arguments).with_flags(
+    file = run_file(arguments, NAT_SMALL).with_flags(
         trainer__host=arguments.host,
         trainer__port=arguments.port,
         trainer__api_url=arguments.api_url,
@@ -61,13 +63,16 @@ def _serve_trainer(arguments: argparse.Namespace, settings: Settings) -> None:
 
 
 def _serve_env(arguments: argparse.Namespace, settings: Settings) -> None:
-    from environments.base import ENVIRONMENTS
+    from environments.base import ENVIRONMENTS, Split
     from services.arena import make_environment
     from services.environment_server.process import serve_environment
     from services.main_task import run_main
 
     if arguments.name is None:
         raise UserError(f"natgym serve env: which environment? known: {', '.join(ENVIRONMENTS.names)}")
-    file: RunFile = run_file(arguments).with_flags(rollouts__api_url=arguments.api_url, policy__base_url=arguments.policy_url)
-    make_environment(arguments.name, file, settings)  # a mistake in its settings is told before anything is waited for
+    file: RunFile = run_file(arguments, NAT_SMALL).with_flags(
+        rollouts__api_url=arguments.api_url, policy__base_url=arguments.policy_url
+    )
+    # a mistake in its settings or data is told before anything is waited for
+    make_environment(arguments.name, file, settings).tasks(Split.TRAIN)
     run_main(serve_environment(arguments.name, file, settings, arguments.record))

@@ -6,7 +6,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from core.settings import Settings
-from services.run_file import add_run_file_arguments
+from services.run_file import add_run_file_arguments, overrides_of
 
 if TYPE_CHECKING:
     from services.dashboard.progress import View
@@ -46,8 +46,8 @@ def run_up(arguments: argparse.Namespace, settings: Settings, environment: str, 
     given = {**given, **fixed, "environment": environment}
     if arguments.config is not None:
         given["config"] = str(arguments.config)
-    if arguments.set:
-        given["overrides"] = tuple(arguments.set)
+    if overrides := overrides_of(arguments):
+        given["overrides"] = overrides
     folder = RunFolder(arguments.out or next_folder())
     if arguments.resume:
         if arguments.out is None:
@@ -63,13 +63,14 @@ def run_up(arguments: argparse.Namespace, settings: Settings, environment: str, 
 def _check(options: "UpOptions", settings: Settings) -> None:
     """Tell what the user can mend before a folder is made or a process started."""
     from core.errors import MissingRuntime
+    from environments.base import Split
     from services.arena import RolloutsConfig, make_environment
     from services.policy_folder import SHIPPED_POLICY
     from services.rollout_api.server import RolloutApiConfig
     from services.run_file import NAT_SMALL, RunFile
 
     file = RunFile(Path(options.config) if options.config else NAT_SMALL, options.overrides)
-    make_environment(options.environment, file, settings)
+    make_environment(options.environment, file, settings).tasks(Split.TRAIN)
     file.section("rollouts", RolloutsConfig)
     file.section("api", RolloutApiConfig)
     model = Path(options.model or str(file.sections().trainer.get("model", SHIPPED_POLICY)))

@@ -34,6 +34,8 @@ class ServiceDied(NatgymError):
             super().__init__(last)
             self.tail = []
             return
+        if code > 0:
+            self.tail = self.tail[:-1]
         how = f"was killed by {_signal_name(-code)}" if code < 0 else f"ended with code {code}"
         super().__init__(f"the {child.name} {how}{f': {last}' if code > 0 and last else ''}; its log: {child.log}")
 
@@ -51,8 +53,8 @@ class Child:
 class Children:
     """Starts natgym processes; leaving the block stops them all."""
 
-    def __init__(self, logs: Path) -> None:
-        self._logs = logs
+    def __init__(self, logs: Path, grace_seconds: float = GRACE_SECONDS) -> None:
+        self._logs, self._grace_seconds = logs, grace_seconds
         self._running: list[Child] = []
         self._changed = asyncio.Event()
 
@@ -112,10 +114,10 @@ class Children:
             if child.process.returncode is None:
                 with suppress(ProcessLookupError):
                     child.process.terminate()
-                async with asyncio.timeout(GRACE_SECONDS):
+                async with asyncio.timeout(self._grace_seconds):
                     await child.process.wait()
         except TimeoutError:
-            log.warning("killed", service=child.name, after_seconds=GRACE_SECONDS)
+            log.warning("killed", service=child.name, after_seconds=self._grace_seconds)
         finally:
             with suppress(ProcessLookupError, PermissionError):
                 os.killpg(child.process.pid, signal.SIGKILL)

@@ -6,6 +6,7 @@ from pydantic import Field
 
 from core.config import Config, read_file, validated
 from core.errors import ConfigError
+from trainer.metrics import read_metrics
 
 RUNS = Path("runs")
 
@@ -46,8 +47,8 @@ class RunFolder:
         return self.path / f"evaluation-{when}.json"
 
     def begin(self, options: UpOptions) -> None:
-        """Make the folder for a new run. Raises ConfigError where it holds one."""
-        if self.options.exists():
+        """Make the folder for a new run. Raises ConfigError where it holds one that has come to something."""
+        if self.groups.exists() or self.evaluation("before").exists() or read_metrics(self.metrics):
             raise ConfigError(f"{self.path} holds a run already: go on with it by --resume, or choose another --out")
         self.path.mkdir(parents=True, exist_ok=True)
         partial = self.options.with_suffix(".partial")
