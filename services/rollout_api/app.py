@@ -15,7 +15,7 @@ from core.clock import Clock
 from core.logs import get_logger
 from core.types import ScoredGroup, Update
 from services.bind import BearerAuth
-from services.rollout_api.bodies import JSON, parcel_of, read_model, validated
+from services.rollout_api.bodies import JSON, check_count, parcel_of, read_model, validated
 from services.rollout_api.ledger import Lease
 from services.rollout_api.messages import BatchReply, DemandQuery, EnvironmentSpec, Receipt, RunChange, RunSpec, TakeBatch
 from services.rollout_api.metrics import METRICS_TYPE, exposition
@@ -49,7 +49,7 @@ class Routes:
     def table(self) -> list[Route]:
         """Every path, its method and what answers."""
         return [
-            Route("/v1/environments/{name}", self.put_environment, methods=["PUT"]),
+            Route("/v1/environments/{name:path}", self.put_environment, methods=["PUT"]),
             Route("/v1/demand", self.get_demand, methods=["GET"]),
             Route("/v1/groups", self.post_group, methods=["POST"]),
             Route("/v1/batches", self.post_batch, methods=["POST"]),
@@ -92,6 +92,7 @@ class Routes:
 
     async def post_ack(self, request: Request) -> Response:
         update, _ = await read_model(request, Update, MAX_SMALL_BODY)
+        check_count("policy_version", update.policy_version)
         return _json(await self._store.acknowledge(request.path_params["batch_id"], update))
 
     async def post_run(self, request: Request) -> Response:

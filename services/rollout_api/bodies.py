@@ -14,6 +14,7 @@ from core.config import explain
 from core.types import ScoredGroup
 from core.wire import WireError
 from services.rollout_api.ledger import Parcel
+from services.rollout_api.messages import MAX_COUNT
 from services.rollout_api.refusals import BodyTooLarge, Invalid, Refusal, WrongMediaType
 
 MAX_ID_LENGTH = 200
@@ -45,7 +46,12 @@ async def read_model(request: Request, kind: type[M], max_bytes: int) -> tuple[M
     media_type = media_type_of(request)
     body = await read_body(request, max_bytes)
     model = validated(kind, _parse(media_type, body))
-    return model, body if media_type == wire.CONTENT_TYPE else wire.encode(model)
+    if media_type == wire.CONTENT_TYPE:
+        return model, body
+    try:
+        return model, wire.encode(model)
+    except WireError as error:
+        raise Invalid(f"{kind.__name__}: {error}") from error
 
 
 def media_type_of(request: Request) -> str:
@@ -80,6 +86,7 @@ def parcel_of(group: ScoredGroup, body: bytes, accepted_at: float) -> Parcel:
         raise Invalid(f"ScoredGroup: a trajectory of another task than {group.task.id!r}")
     if len({one.id for one in group.trajectories}) != len(group.trajectories):
         raise Invalid("ScoredGroup: two trajectories share an id")
+    check_count("policy_version", group.policy_version)
     return Parcel(
         id=group.id,
         environment=group.environment,
@@ -90,6 +97,12 @@ def parcel_of(group: ScoredGroup, body: bytes, accepted_at: float) -> Parcel:
         body=body,
         accepted_at=accepted_at,
     )
+
+
+def check_count(name: str, value: int) -> None:
+    """Refuse a number that does not fit the database. Raises Invalid."""
+    if abs(value) > MAX_COUNT:
+        raise Invalid(f"{name} {str(value)[:40]} is out of range, {MAX_COUNT} is the largest")
 
 
 def _parse(media_type: str, body: bytes) -> object:

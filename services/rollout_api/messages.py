@@ -7,6 +7,7 @@ from pydantic import Field
 from core.types import ScoredGroup, Update, Value
 
 MAX_WAIT_SECONDS = 60.0
+MAX_COUNT = 2**53  # fits a database, a float and JavaScript
 Name = Field(min_length=1, max_length=200)
 
 
@@ -22,12 +23,14 @@ class RunSpec(Value):
     """What a trainer declares of its run. Opening the same id again resumes it."""
 
     id: str = Name
-    groups_per_batch: int = Field(ge=1)
-    group_size: int = Field(ge=1)
-    max_staleness: int = Field(default=0, ge=0, description="policy versions that a group may be behind")
-    total_steps: int = Field(ge=1)
-    step: int | None = Field(default=None, ge=0, description="updates done by the checkpoint; None: what is known here")
-    policy_version: int | None = Field(default=None, ge=0, description="None: what is known here")
+    groups_per_batch: int = Field(ge=1, le=MAX_COUNT)
+    group_size: int = Field(ge=1, le=MAX_COUNT)
+    max_staleness: int = Field(default=0, ge=0, le=MAX_COUNT, description="policy versions that a group may be behind")
+    total_steps: int = Field(ge=1, le=MAX_COUNT)
+    step: int | None = Field(
+        default=None, ge=0, le=MAX_COUNT, description="updates done by the checkpoint; None: what is known here"
+    )
+    policy_version: int | None = Field(default=None, ge=0, le=MAX_COUNT, description="None: what is known here")
 
 
 class Run(Value):
@@ -53,7 +56,7 @@ class RunChange(Value):
 class EnvironmentSpec(Value):
     """What an environment declares of itself."""
 
-    group_size: int | None = Field(default=None, ge=1, description="None: the run's")
+    group_size: int | None = Field(default=None, ge=1, le=MAX_COUNT, description="None: the run's")
     weight: float = Field(default=1.0, gt=0, allow_inf_nan=False, description="share of the groups, against the others'")
 
 
@@ -87,8 +90,8 @@ class TakeBatch(Value):
 
     batch_id: str = Name
     groups: int = Field(ge=1, le=100_000)
-    policy_version: int = Field(ge=0)
-    max_staleness: int | None = Field(default=None, ge=0, description="None: the run's")
+    policy_version: int = Field(ge=0, le=MAX_COUNT)
+    max_staleness: int | None = Field(default=None, ge=0, le=MAX_COUNT, description="None: the run's")
     lease_seconds: float = Field(default=600.0, gt=0, le=86_400, allow_inf_nan=False)
     wait_seconds: float = Field(default=0.0, ge=0, le=MAX_WAIT_SECONDS, allow_inf_nan=False)
 

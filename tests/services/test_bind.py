@@ -1,9 +1,7 @@
 """Where a service may listen, and who may speak to it."""
 
 import asyncio
-import os
 import signal
-import socket
 import subprocess
 import sys
 
@@ -102,7 +100,7 @@ def test_a_signal_ends_the_server_with_exit_code_zero(number: signal.Signals):
     with subprocess.Popen([sys.executable, "-c", code], stdout=subprocess.PIPE, text=True) as process:
         assert process.stdout is not None
         port = int(process.stdout.readline())
-        with socket.create_connection(("127.0.0.1", port)):
-            os.kill(process.pid, number)
+        httpx.get(f"http://127.0.0.1:{port}/")
+        process.send_signal(number)
         assert process.stdout.read() == "ended\n"
     assert process.returncode == 0

@@ -37,6 +37,7 @@ def changed(path: str, value: object) -> bytes:
         ("trajectories.0.turns.0.logprobs", (-0.5, -INFINITY, -0.5), "infinity"),
         ("trajectories.0.turns.0.seconds", NAN, "NaN"),
         ("trajectories.0.turns.0.completion_ids", (1, -2, 3), "greater than or equal to 0"),
+        ("trajectories.0.turns.0.policy_version", -(2**60), "out of range"),
         ("trajectories.0.reward.total", NAN, "NaN"),
         ("trajectories.0.reward.total", 5.0, "not the sum"),
         ("trajectories.0.timings", {"tools": INFINITY}, "infinity"),
@@ -169,15 +170,30 @@ async def test_an_update_with_nan_is_refused(tmp_path: Path):
     assert answer.status_code == 422
 
 
+async def test_a_json_number_that_msgpack_cannot_carry_is_refused(tmp_path: Path):
+    body = group("a").model_dump_json().replace('"seed":0', '"seed":' + "9" * 40)
+    async with raw(tmp_path / "q") as http:
+        answer = await http.post("/v1/groups", content=body, headers=JSON)
+    assert answer.status_code == 422
+
+
+async def test_a_version_that_no_database_holds_is_refused(tmp_path: Path):
+    async with raw(tmp_path / "q") as http:
+        body = pack({**update().model_dump(), "policy_version": 2**63})
+        answer = await http.post("/v1/batches/b/ack", content=body, headers=MSGPACK)
+    assert answer.status_code == 422
+
+
 async def test_an_environment_name_may_be_anything_that_fits(tmp_path: Path):
     async with raw(tmp_path / "q") as http:
         body = encode(EnvironmentSpec())
         answers = [
-            await http.put(f"/v1/environments/{name}", content=body, headers=MSGPACK) for name in ("a%22%0Ab", "x" * 201)
+            await http.put(f"/v1/environments/{name}", content=body, headers=MSGPACK)
+            for name in ("a%22%5Cb", "x%2Fy", "x" * 201)
         ]
         text = (await http.get("/metrics")).text
-    assert [answer.status_code for answer in answers] == [200, 422]
-    assert 'natgym_running_groups{environment="a\\"\\nb"} 0' in text.splitlines()
+    assert [answer.status_code for answer in answers] == [200, 200, 422]
+    assert 'natgym_running_groups{environment="a\\"\\\\b"} 0' in text.splitlines()
 
 
 async def test_damaged_bodies_never_break_the_server(tmp_path: Path):
