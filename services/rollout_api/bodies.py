@@ -73,7 +73,7 @@ def validated(kind: type[M], data: object) -> M:
     try:
         return kind.model_validate(data)
     except ValidationError as error:
-        raise Invalid(f"{kind.__name__}: {explain(kind, error)}") from error
+        raise Invalid(f"{kind.__name__}: {explain(kind, error)[:500]}") from error
 
 
 def parcel_of(group: ScoredGroup, body: bytes, accepted_at: float) -> Parcel:
