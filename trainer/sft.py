@@ -114,7 +114,8 @@ def row_loss(model: "PreTrainedModel", rows: Sequence[SftRow]) -> "torch.Tensor"
         mask[number, : len(row.token_ids)] = torch.tensor(row.loss_mask)
     # rows are padded on the right and attention is causal, so padding reaches nothing that is learnt
     hidden = model.get_decoder()(input_ids=ids).last_hidden_state[:, :-1][mask[:, 1:]]
-    return torch.nn.functional.cross_entropy(model.get_output_embeddings()(hidden), ids[:, 1:][mask[:, 1:]])
+    logits = hidden @ model.get_input_embeddings().weight.T  # the policy's embeddings are tied
+    return torch.nn.functional.cross_entropy(logits, ids[:, 1:][mask[:, 1:]])
 
 
 def batches(rows: Iterable[SftRow], tokens: int, window: int = 256) -> Iterator[list[SftRow]]:

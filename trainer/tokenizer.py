@@ -33,11 +33,9 @@ def build_tokenizer(corpus: Sequence[str], words: Iterable[str]) -> Tokenizer:
             pre_tokenizers.ByteLevel(add_prefix_space=False, use_regex=False),
         ]
     )
-    base = _byte_bpe(counts)
-    vocabulary: dict[str, int] = dict(base["model"]["vocab"])
+    vocabulary, merges = _byte_bpe(counts)
     for piece in sorted([*words, *NUMBERS, *(piece for piece, count in counts.items() if count >= MIN_COUNT)]):
         vocabulary.setdefault(_byte_text(piece), len(vocabulary))
-    merges = [tuple(merge) for merge in base["model"]["merges"]]
     tokenizer = Tokenizer(models.BPE(vocab=vocabulary, merges=merges, ignore_merges=True))
     tokenizer.pre_tokenizer = splitter
     tokenizer.decoder = decoders.ByteLevel()
@@ -77,15 +75,16 @@ def _pieces(pattern: re.Pattern[str], text: str) -> Iterable[str]:
             yield stretch[end:]
 
 
-def _byte_bpe(counts: Counter[str]) -> dict[str, dict[str, list[list[str]] | dict[str, int]]]:
-    """Merges for what is not a whole piece, learnt from the words of the corpus, as the JSON of a tokenizer."""
+def _byte_bpe(counts: Counter[str]) -> tuple[dict[str, int], list[tuple[str, str]]]:
+    """Vocabulary and merges for what is not a whole piece, learnt from the words of the corpus."""
     tokenizer = Tokenizer(models.BPE())
     tokenizer.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False, use_regex=True)
     trainer = trainers.BpeTrainer(
         vocab_size=BYTE_VOCABULARY, initial_alphabet=pre_tokenizers.ByteLevel.alphabet(), show_progress=False
     )
     tokenizer.train_from_iterator(sorted(counts), trainer)
-    return json.loads(tokenizer.to_str())
+    model = json.loads(tokenizer.to_str())["model"]
+    return dict(model["vocab"]), [(left, right) for left, right in model["merges"]]
 
 
 def _byte_text(piece: str) -> str:

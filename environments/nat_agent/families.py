@@ -5,7 +5,7 @@ recognises, so that a plan can be made from words alone.
 """
 
 import re
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
 
@@ -78,11 +78,9 @@ class Family:
     def pattern(self) -> re.Pattern[str]:
         """Finds the phrase in a request; each gap is a group."""
         text = re.escape(self.phrase)
-        seen: set[str] = set()
         for slot, gap in self.slots.items():
             escaped = re.escape("{" + slot + "}")
             text = text.replace(escaped, f"(?P<{slot}>{gap.pattern})", 1).replace(escaped, f"(?P={slot})")
-            seen.add(slot)
         return re.compile(rf"(?<![a-z]){text}(?![a-z0-9])")
 
     def values(self, found: Mapping[str, str]) -> dict[str, str] | None:
@@ -121,7 +119,7 @@ DERIVATIONS = {"unit_factor": unit_factor, "mark_sign": mark_sign}
 ALL_UNITS = tuple(unit for sizes in UNITS.values() for unit in sizes)
 
 
-def _words(values: list[str] | tuple[str, ...]) -> Slot:
+def _words(values: Sequence[str]) -> Slot:
     return Slot(words=tuple(values))
 
 
