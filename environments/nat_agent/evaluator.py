@@ -19,7 +19,7 @@ from core.types import JsonObject, JsonValue
 from environments.nat_agent.deliverable import counted, suites
 from environments.nat_agent.fork_client import ChildLost, ChildMistake
 from environments.nat_agent.fork_server import ForkServer
-from environments.nat_agent.judge_tests import Outcomes, World, outcomes_of
+from environments.nat_agent.judge_tests import Outcomes, outcomes_of
 from environments.nat_agent.oracle import SpecOracle, ask_oracle
 from environments.nat_agent.plan import AgentSpec
 from environments.nat_agent.remembered import Remembered

@@ -9,7 +9,7 @@ import json
 import struct
 from collections.abc import Awaitable, Callable
 
-from pydantic import Field
+from pydantic import Field, JsonValue
 
 from backends.base import Process, SandboxError
 from core.config import Config
@@ -20,6 +20,7 @@ HEADER = struct.Struct(">II")
 MAX_FRAME = 1 << 20
 MAX_UNREAD = 64
 MAX_ERROR = 400
+MAX_DEPTH = 48
 END_SECONDS = 20.0
 
 OnLlm = Callable[[JsonObject], Awaitable[JsonObject]]
@@ -30,7 +31,7 @@ class ForkLimits(Config):
 
     cpu_seconds: int = Field(default=10, gt=0)
     wall_seconds: float = Field(default=60.0, gt=0)
-    memory_mib: int = Field(default=6144, gt=0, description="address space; NAT alone maps more than one GiB")
+    memory_mib: int = Field(default=1536, gt=0, description="address space; NAT alone maps 500 MiB")
 
 
 class Hello(Value):
@@ -141,7 +142,10 @@ class ServerLink:
         """Kill a child and wait until the server has reaped it and all that it started."""
         if not fork.ended.is_set() and self.dead is None:
             await self.send(0, {"do": "kill", "channel": fork.channel})
-            await asyncio.wait_for(fork.ended.wait(), END_SECONDS)
+            try:
+                await asyncio.wait_for(fork.ended.wait(), END_SECONDS)
+            except TimeoutError:
+                raise self._die(f"it did not end a child within {END_SECONDS:.0f} s") from None
         self._forks.pop(fork.channel, None)
 
     async def read_forever(self) -> None:
@@ -207,4 +211,19 @@ def parsed(body: bytes) -> JsonObject:
         raise ChildLost("its answer is no JSON") from error
     if not isinstance(answer, dict):
         raise ChildLost("its answer is no object")
+    if deeper(answer, MAX_DEPTH):
+        raise ChildLost(f"its answer is nested more than {MAX_DEPTH} deep")
     return answer
+
+
+def deeper(value: JsonValue, limit: int) -> bool:
+    """Whether lists and objects are nested in each other more than `limit` times."""
+    level = [value]
+    for _ in range(limit):
+        level = [
+            inner
+            for outer in level
+            if isinstance(outer, list | dict)
+            for inner in (outer.values() if isinstance(outer, dict) else outer)
+        ]
+    return any(isinstance(one, list | dict) for one in level)

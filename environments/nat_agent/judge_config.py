@@ -6,7 +6,7 @@ from typing import NamedTuple
 from pydantic import JsonValue
 
 from core.types import JsonObject
-from environments.nat_agent.plan import AgentPlan, PlannedServer
+from environments.nat_agent.plan import AgentPlan, PlannedServer, PlannedTool
 
 LLM_TYPES = frozenset(
     {"openai", "nim", "azure_openai", "aws_bedrock", "litellm", "huggingface", "huggingface_inference", "dynamo", "oci"}
@@ -25,10 +25,7 @@ class Offer(NamedTuple):
 
 def config_request(plan: AgentPlan, text: str, reports: JsonObject) -> JsonObject:
     """The question for a fork without agent code: this text, with stand-ins for the tools."""
-    planned: JsonObject = {
-        tool.name: {"properties": {field.name: {} for field in tool.config} | {"description": {"type": "string"}}}
-        for tool in plan.custom_tools
-    }
+    planned: JsonObject = {tool.name: _planned_settings(tool) for tool in plan.custom_tools}
     own: JsonObject = {
         name: report["config_schema"]
         for name, report in reports.items()
@@ -36,6 +33,11 @@ def config_request(plan: AgentPlan, text: str, reports: JsonObject) -> JsonObjec
     }
     servers: JsonObject = {server.package: list(server.tools) for server in plan.mcp_servers}
     return {"do": "config", "text": text, "tools": planned | own, "servers": servers}
+
+
+def _planned_settings(tool: PlannedTool) -> JsonObject:
+    settings: JsonObject = {field.name: {} for field in tool.config}
+    return {"properties": {**settings, "description": {"type": "string"}}}
 
 
 def offer_of(plan: AgentPlan, facts: JsonObject) -> Offer:

@@ -84,7 +84,8 @@ async def _wrong(fork: Fork, oracle: ToolOracle, call: Call) -> str | None:
         return str(mistake)
     if "value" in answer and same(call.expected, answer["value"], oracle.planned.output_schema):
         return None
-    shown = repr(answer.get("value"))[:60]
+    value = answer.get("value")
+    shown = f"a {type(value).__name__}" if isinstance(value, list | dict) else repr(value)[:60]
     return f"returns {shown}{' with other settings' if call.settings else ''} where another value is right"
 
 

@@ -30,6 +30,7 @@ WORKFLOW_WEIGHTS: Mapping[str, float] = {"scenario": 0.70, "tests": 0.30}
 TOOL_GENERATION_SHARE, INTEGRATION_SHARE, WORKFLOW_SHARE = 0.30, 0.30, 0.40
 COMPLETENESS, EFFICIENCY, MISSING = 1.0, 0.3, -0.5
 COMPLETE_FROM = 0.99
+MAX_PROBLEMS, MAX_PROBLEM = 40, 300
 LOWEST, HIGHEST = MISSING, 2.3
 
 
@@ -75,7 +76,7 @@ def verdict(
         workflow=weighted(workflow, WORKFLOW_WEIGHTS),
         parts={**{name: sum(column) / len(column) for name, column in columns.items()}, **integration, **workflow},
         missing=missing,
-        problems=tuple(problems),
+        problems=tuple(problem[:MAX_PROBLEM] for problem in problems[:MAX_PROBLEMS]),
     )
 
 

@@ -4,7 +4,7 @@ import re
 from collections.abc import Mapping
 
 MAX_CHARACTERS = 200
-PATHS = re.compile(r"(?:/[\w.\-]+)+/((?:nat_tools|tests)/)?")
+PATHS = re.compile(r"(?<![\w.)\]])/(?:[\w.\-]+/)*?((?:(?:nat_tools|tests)/)?[\w.\-]+)(?![\w.\-/])")
 ADDRESSES = re.compile(r" at 0x[0-9a-f]+")
 
 

@@ -19,9 +19,8 @@ def same(expected: JsonValue, found: JsonValue, schema: JsonObject) -> bool:
     """
     if isinstance(expected, bool) or isinstance(found, bool) or expected is None or found is None:
         return expected is found
-    if isinstance(expected, float) or (isinstance(expected, int) and schema.get("type") == "number"):
-        whole = isinstance(found, int) and schema.get("type") == "number"
-        return (isinstance(found, float) or whole) and isclose(found, expected, rel_tol=TOLERANCE, abs_tol=TOLERANCE)
+    if isinstance(expected, int | float) and isinstance(found, int | float):
+        return _same_number(expected, found, mixed=schema.get("type") == "number")
     if isinstance(expected, list):
         items = _part(schema, "items")
         return (
@@ -37,6 +36,16 @@ def same(expected: JsonValue, found: JsonValue, schema: JsonObject) -> bool:
             and all(same(value, found[key], _part(parts, key)) for key, value in expected.items())
         )
     return type(found) is type(expected) and found == expected
+
+
+def _same_number(expected: float, found: float, *, mixed: bool) -> bool:
+    if isinstance(expected, int) and isinstance(found, int):
+        return expected == found
+    try:
+        near = isclose(found, expected, rel_tol=TOLERANCE, abs_tol=TOLERANCE)
+    except OverflowError:  # an integer that no float can hold
+        return False
+    return near and (mixed or type(found) is type(expected))
 
 
 def said(expected: JsonValue, text: str, schema: JsonObject) -> bool:

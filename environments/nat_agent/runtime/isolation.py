@@ -93,13 +93,16 @@ def enter(workspace: str, *, first_process: bool, disk_mib: int = 32) -> list[st
                 attempt(lambda place=directory: mount("tmpfs", place, MS_NOSUID | MS_NODEV, options))
         # the workspace may lie in the /tmp that was just covered
         if attempt(
-            lambda: os.makedirs(workspace, exist_ok=True), lambda: mount("tmpfs", workspace, MS_NOSUID | MS_NODEV, options)
+            lambda: Path(workspace).mkdir(parents=True, exist_ok=True),
+            lambda: mount("tmpfs", workspace, MS_NOSUID | MS_NODEV, options),
         ):
             walls.append("workspace")
         if first_process and _fresh_proc():
             walls.append("proc")
     walls += [name for name, flag in (("net", CLONE_NEWNET), ("ipc", CLONE_NEWIPC)) if attempt(lambda flag=flag: unshare(flag))]
-    if attempt(lambda: unshare(CLONE_NEWUSER), lambda: map_this_user(uid, gid)):
+    # /proc/self belongs to root while a process is not dumpable, and this one has nobody to hide from
+    prctl(PR_SET_DUMPABLE, 1)
+    if attempt(lambda: unshare(CLONE_NEWUSER), lambda: prctl(PR_SET_DUMPABLE, 1), lambda: map_this_user(uid, gid)):
         walls.append("user")
         attempt(_no_more_namespaces)  # refused where root is not mapped; the walls stand without it
     if attempt(_drop_capabilities, lambda: prctl(PR_SET_NO_NEW_PRIVS, 1)):

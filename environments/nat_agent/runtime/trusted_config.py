@@ -26,8 +26,7 @@ async def check_config(request: dict) -> dict:
     request["tools"]: type name -> JSON schema of its Config. request["servers"]: command -> tool names.
     """
     report: dict = {"valid": False, "built": False}
-    path = Path("agent_config.yml")
-    path.write_text(request["text"], encoding="utf-8")
+    path = written(request["text"])
     for name, schema in request["tools"].items():
         register_stand_in(name, schema)
     try:
@@ -40,6 +39,12 @@ async def check_config(request: dict) -> dict:
     except Exception as error:
         report["error"] = f"{type(error).__name__}: {' '.join(str(error).split())}"[:400]
     return report
+
+
+def written(text: str) -> Path:
+    path = Path("agent_config.yml")
+    path.write_text(text, encoding="utf-8")
+    return path
 
 
 def load(path: Path) -> tuple:
