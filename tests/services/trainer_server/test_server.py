@@ -1,0 +1,50 @@
+"""The trainer as a process: it serves before there is anything to learn from, and never writes over a run."""
+
+import os
+import signal
+import subprocess
+from pathlib import Path
+
+import httpx
+
+from core.settings import child_environ
+from services.trainer_server.server import run_id
+from tests.services.small_policy import NATGYM, ROOT, natgym
+
+
+def test_it_serves_the_policy_while_there_is_no_rollout_api(random_policy: Path, tmp_path: Path):
+    arguments = ["serve", "trainer", "--port", "0", "--api-url", "http://127.0.0.1:9", "--model", str(random_policy)]
+    process = subprocess.Popen(
+        [*NATGYM, *arguments, "--out", str(tmp_path)],
+        cwd=ROOT,
+        env=child_environ(PYTHONPATH=str(ROOT)),
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+    )
+    assert process.stdout is not None
+    url = process.stdout.readline().split()[1]
+    body = {"input_ids": [1, 2, 3], "sampling_params": {"max_new_tokens": 4}, "return_logprob": True}
+    with httpx.Client(trust_env=False, transport=httpx.HTTPTransport(retries=5), timeout=60) as http:
+        served = http.get(f"{url}/v1/models").json()["data"][0]
+        answer = http.post(f"{url}/generate", json=body).json()
+    os.kill(process.pid, signal.SIGTERM)
+    _, told = process.communicate(timeout=60)
+    assert served["path"] == str(random_policy)
+    assert answer["meta_info"]["completion_tokens"] <= 4
+    assert "waiting_for" in told
+    assert process.returncode == 0
+
+
+def test_a_folder_that_holds_a_run_is_not_written_over(random_policy: Path, tmp_path: Path):
+    checkpoint = tmp_path / "checkpoints" / "step-00000001"
+    checkpoint.mkdir(parents=True)
+    (checkpoint / "progress.json").write_text('{"step": 1}')
+    done = natgym("serve", "trainer", "--model", str(random_policy), "--out", str(tmp_path), "--port", "0")
+    assert done.returncode == 2
+    assert f"{tmp_path} holds a run already: go on with it by --resume" in done.stderr
+
+
+def test_a_run_has_the_same_id_whenever_it_is_resumed(tmp_path: Path):
+    assert run_id(tmp_path / "a") == run_id(tmp_path / "a")
+    assert run_id(tmp_path / "a") != run_id(tmp_path / "b")
