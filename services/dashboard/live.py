@@ -47,7 +47,7 @@ def panel(progress: Progress) -> RenderableType:
     bar.add_row(Text(progress.phase, style="bold"), ProgressBar(max(progress.total, 1), progress.done, width=WIDTH), count)
     return Panel(
         Group(bar, Text(), _curves(progress), Text(), _rates(progress)),
-        title=f"[bold]{progress.title}[/]  {minutes}m{seconds:02d}s",
+        title=Text.assemble((progress.title, "bold"), f"  {minutes}m{seconds:02d}s"),  # a path may look like markup
         title_align="left",
         border_style="green",
         padding=(1, 2),

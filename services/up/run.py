@@ -95,6 +95,7 @@ class UpRun:
     async def _train(self, children: Children, client: RolloutClient, run: Run) -> None:
         if run.status is RunStatus.FINISHED:
             return
+        self._folder.evaluation("after").unlink(missing_ok=True)  # of fewer steps, where the run is resumed
         arguments = ["serve", "env", self._options.environment, "--record", str(self._folder.groups)]
         server = await children.start(ENVIRONMENT, [*arguments, *self._file.arguments()], may_end=True)
         self._enter("training", run.step, run.total_steps)
