@@ -67,16 +67,10 @@ def _change(before: dict, after: dict, name: str) -> str:
 
 
 def _print_phases(runs: list[dict]) -> None:
-    phases = runs[0]["step_seconds"]
-    print(
-        "\nseconds per training step: "
-        + ", ".join(f"{name} {fmean(run['step_seconds'][name] for run in runs):.2f}" for name in phases)
-    )
-    peaks = runs[0]["peak_memory_mib"]
-    print(
-        "peak memory, MiB: "
-        + ", ".join(f"{name} {max(run['peak_memory_mib'].get(name, 0) for run in runs):.0f}" for name in peaks)
-    )
+    steps = [run["seconds_per_step"] for run in runs]
+    print("\nseconds per training step: " + ", ".join(f"{name} {fmean(step[name] for step in steps):.2f}" for name in steps[0]))
+    peaks = sorted({name for run in runs for name in run["peak_mib"]})
+    print("peak memory, MiB: " + ", ".join(f"{name} {max(run['peak_mib'].get(name, 0) for run in runs):.0f}" for name in peaks))
 
 
 def _rows(runs: list[dict]) -> dict[str, dict]:

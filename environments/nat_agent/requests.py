@@ -16,7 +16,7 @@ from environments.nat_agent.words import PERSONS
 
 HELD_OUT_SHARE = 0.15
 SERVER_SHARE = 0.2
-TOOL_COUNTS, TOOL_COUNT_WEIGHTS = (1, 2, 3), (0.45, 0.40, 0.15)
+TOOL_COUNTS, TOOL_COUNT_WEIGHTS = (1, 2, 3), (0.65, 0.28, 0.07)
 OPENINGS = ("{person} needs an agent", "Build {person} an agent", "Make an agent for {person}")
 
 
