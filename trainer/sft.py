@@ -14,6 +14,7 @@ from core.config import Config
 from core.logs import get_logger
 from core.types import Message, Role, TokenIds, ToolSpec, Turn
 from tool_call_parsers.rendering import Renderer, TokenSession
+from trainer.copying import plant_copying
 
 if TYPE_CHECKING:
     import torch
@@ -25,17 +26,17 @@ log = get_logger("sft")
 class SftConfig(Config):
     """How a policy learns from demonstrations."""
 
-    steps: int = 2600
-    tokens_per_step: int = 2500
+    steps: int = 900
+    tokens_per_step: int = 5000
     """Rows are gathered until a step holds about that many tokens, padding included."""
     learning_rate: float = 2.5e-3
-    warmup_steps: int = 100
+    warmup_steps: int = 30
     final_share: float = 0.02
     """Share of the learning rate that a cosine schedule ends at."""
     weight_decay: float = 0.05
     grad_clip: float = 1.0
     seed: int = 0
-    threads: int = 1
+    threads: int = 2
 
 
 class SftRow(NamedTuple):
@@ -138,7 +139,7 @@ def schedule(step: int, config: SftConfig) -> float:
 
 
 def new_policy(directory: Path, renderer: Renderer, seed: int = 0) -> "PreTrainedModel":
-    """A small Qwen3 with random weights for a tokenizer; its config is written to `directory`.
+    """A small Qwen3 for a tokenizer, random but for what it takes to copy; its config is written to `directory`.
 
     Two million parameters: wide enough to hold the domain, and deep enough to copy (two layers find where a word
     stood, two more choose).
@@ -161,7 +162,9 @@ def new_policy(directory: Path, renderer: Renderer, seed: int = 0) -> "PreTraine
         bos_token_id=None,
     )
     config.save_pretrained(directory)
-    return Qwen3ForCausalLM(config)
+    model = Qwen3ForCausalLM(config)
+    plant_copying(model, seed)
+    return model
 
 
 def _pack(rows: list[SftRow], tokens: int) -> Iterator[list[SftRow]]:

@@ -1,9 +1,10 @@
 """Makes a small tokenizer for a narrow domain, in Hugging Face's tokenizer.json.
 
 Byte-level BPE as in Qwen, with two changes for a small policy. Words that it has to copy from the prompt stay whole,
-and so do runs of up to three digits, so that copying is one token for one token. Text between them that recurs in the corpus (the
-boilerplate of a file, the opening of a tool call) is one token each, whatever its length: `ignore_merges` looks a
-piece up whole before it merges bytes. What is neither is spelled with the usual merges; nothing is out of vocabulary.
+and so do runs of up to three digits, so that copying is one token for one token. Text between them that recurs in the
+corpus (the boilerplate of a file, the opening of a tool call) is one token each, whatever its length: `ignore_merges`
+looks a piece up whole before it merges bytes. What is neither is spelled with the usual merges; nothing is out of
+vocabulary.
 """
 
 import json

@@ -1,8 +1,8 @@
 """`natgym policy --out DIR`: make the policy that comes with the project anew, from nothing.
 
-Three stages, each of which is taken up where it stopped: the scripted expert is played on fresh specifications of
-the training side, in real sandboxes and through the real reward; a tokenizer is made of what was said; a model with
-random weights learns the demonstrations. Hours on two cores, no GPU. See docs/warm-start.md.
+The scripted expert is played on fresh specifications of the training side, in real sandboxes and through the real
+reward, and taken up where it stopped; a tokenizer is made of what was said; a new model learns the demonstrations.
+Hours on two cores, no GPU. See docs/warm-start.md.
 """
 
 import argparse
@@ -26,8 +26,8 @@ def configure(parser: argparse.ArgumentParser) -> None:
     """Declare the arguments."""
     parser.add_argument("--out", type=Path, default=Path("runs/policy"), metavar="DIR", help="the model directory")
     parser.add_argument("--work", type=Path, default=Path("runs/policy-work"), metavar="DIR", help="what is made on the way")
-    parser.add_argument("--episodes", type=int, default=26_000, help="demonstrations to play (26000)")
-    parser.add_argument("--steps", type=int, default=2600, help="optimiser steps (2600)")
+    parser.add_argument("--episodes", type=int, default=24_000, help="demonstrations to play (24000)")
+    parser.add_argument("--steps", type=int, default=900, help="optimiser steps (900)")
     parser.add_argument("--seed", type=int, default=0)
 
 
