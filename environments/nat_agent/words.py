@@ -71,11 +71,9 @@ MARKS = "comma dash slash colon dot star plus hash".split()
 MARK_SIGNS = {"comma": ",", "dash": "-", "slash": "/", "colon": ":", "dot": ".", "star": "*", "plus": "+", "hash": "#"}
 
 COLLECTIONS = (
-    "scores prices readings ages grades weights sizes times "
-    "votes sales orders points rates counts levels marks"
+    "scores prices readings ages grades weights sizes times votes sales orders points rates counts levels marks"
 ).split()
 
 PERSONS = (
-    "Ada Ben Cleo Dan Eva Finn Gus Hana Ivo Jill Kai Lena "
-    "Milo Nora Omar Pia Quin Rosa Sam Tess Uma Vic Wes Yara Zoe"
+    "Ada Ben Cleo Dan Eva Finn Gus Hana Ivo Jill Kai Lena Milo Nora Omar Pia Quin Rosa Sam Tess Uma Vic Wes Yara Zoe"
 ).split()

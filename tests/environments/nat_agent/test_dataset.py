@@ -24,9 +24,7 @@ def test_shipped_splits_are_large_and_share_no_request_and_no_tool():
     assert not {spec.plan.user_request for spec in train} & {spec.plan.user_request for spec in held_out}
     names = [{tool.name for spec in split for tool in spec.plan.custom_tools} for split in (train, held_out)]
     assert not names[0] & names[1]
-    purposes = [
-        {(tool.name, tool.purpose) for spec in split for tool in spec.plan.custom_tools} for split in (train, held_out)
-    ]
+    purposes = [{(tool.name, tool.purpose) for spec in split for tool in spec.plan.custom_tools} for split in (train, held_out)]
     assert not purposes[0] & purposes[1]
 
 

@@ -74,7 +74,8 @@ def test_a_tool_without_settings_loses_its_description_and_stays_python():
 
 def test_the_prompt_says_everything_that_the_deliverable_depends_on():
     text = describe(SPEC.plan)
-    for fact in ("react_agent", "miles_to_feet(value: float) -> float", "multiply value by 5280", "digits: int", "exa-mcp-server"):
+    facts = ("react_agent", "miles_to_feet(value: float) -> float", "multiply value by 5280", "digits: int", "exa-mcp-server")
+    for fact in facts:
         assert fact in text
 
 
