@@ -58,6 +58,7 @@ class AlgorithmConfig(Config):
     lr: float = Field(default=1e-6, gt=0)
     warmup_steps: int = Field(default=0, ge=0, description="steps over which lr rises linearly")
     betas: tuple[float, float] = (0.9, 0.95)
+    eps: float = Field(default=1e-8, gt=0, description="gradients below it move their weights by less than lr")
     weight_decay: float = Field(default=0.0, ge=0)
     grad_clip: float = Field(default=1.0, ge=0)
     epochs: int = Field(default=1, ge=1, description="passes over one batch")
@@ -66,7 +67,7 @@ class AlgorithmConfig(Config):
     def adam(self, step: int) -> AdamParams:
         """The optimiser's parameters at a step, counted from 0: a function of the step alone."""
         share = min(1.0, (step + 1) / (self.warmup_steps + 1))
-        return AdamParams(self.lr * share, self.betas, weight_decay=self.weight_decay, grad_clip=self.grad_clip)
+        return AdamParams(self.lr * share, self.betas, self.eps, self.weight_decay, self.grad_clip)
 
 
 class Algorithm(Protocol):
