@@ -149,6 +149,7 @@ def new_policy(directory: Path, renderer: Renderer, seed: int = 0) -> "PreTraine
 
     torch.manual_seed(seed)
     config = Qwen3Config(
+        architectures=["Qwen3ForCausalLM"],
         vocab_size=renderer.vocab_size,
         hidden_size=192,
         num_hidden_layers=4,
