@@ -10,7 +10,7 @@ import secrets
 import signal
 import socket
 import threading
-from collections.abc import Awaitable, Callable, Iterator
+from collections.abc import Awaitable, Callable, Iterator, Sequence
 from contextlib import contextmanager
 
 import uvicorn
@@ -75,6 +75,17 @@ def free_port(host: str, preferred: int) -> int:
             continue
         return port
     raise PortInUse(f"ports {preferred} to {last - 1} on {host} are all taken: choose another one")
+
+
+def free_ports(host: str, preferred: Sequence[int]) -> list[int]:
+    """A free port for each of the preferred ones, all different. Raises PortInUse."""
+    found: list[int] = []
+    for port in preferred:
+        chosen = free_port(host, port)
+        while chosen in found:
+            chosen = free_port(host, chosen + 1)
+        found.append(chosen)
+    return found
 
 
 def url_of(sock: socket.socket) -> str:

@@ -11,7 +11,7 @@ import httpx
 from core.errors import QueueError
 from core.settings import Settings
 from environments.evaluation import EvaluationReport
-from services.bind import free_port
+from services.bind import free_ports
 from services.dashboard.plot import plot_rewards
 from services.dashboard.progress import Progress, Rate, View, since
 from services.dashboard.report import share
@@ -196,8 +196,7 @@ class UpRun:
         wanted_api, wanted_trainer = sections.api.get("port", API_PORT), sections.trainer.get("port", TRAINER_PORT)
         assert isinstance(wanted_api, int)
         assert isinstance(wanted_trainer, int)
-        api = free_port(HOST, wanted_api)
-        trainer = free_port(HOST, wanted_trainer if wanted_trainer != api else api + 1)
+        api, trainer = free_ports(HOST, [wanted_api, wanted_trainer])
         for what, wanted, found in ((API, wanted_api, api), (TRAINER, wanted_trainer, trainer)):
             if found != wanted:
                 self._view.say(f"port {wanted} is taken: the {what} listens on {found}")

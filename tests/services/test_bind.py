@@ -14,7 +14,7 @@ from starlette.responses import PlainTextResponse
 from starlette.routing import Route
 
 from core.errors import ConfigError, PortInUse
-from services.bind import BearerAuth, check_bind, claim_socket, free_port, make_server, url_of
+from services.bind import BearerAuth, check_bind, claim_socket, free_port, free_ports, make_server, url_of
 
 TOKEN = SecretStr("s3cret")
 
@@ -80,6 +80,13 @@ def test_the_next_free_port_is_found():
     with claim_socket("127.0.0.1", 0) as taken:
         port = taken.getsockname()[1]
         assert port < free_port("127.0.0.1", port) <= port + 50
+
+
+def test_services_that_find_their_ports_taken_get_different_ones():
+    with claim_socket("127.0.0.1", 0) as first:
+        port = first.getsockname()[1]
+        one, other = free_ports("127.0.0.1", [port, port])
+        assert len({port, one, other}) == 3
 
 
 def test_a_foreign_address_is_a_configuration_error():

@@ -108,7 +108,7 @@ members = st.one_of(
 )
 
 
-@given(st.lists(st.lists(members, min_size=1, max_size=5), max_size=4))
+@given(st.lists(st.lists(members, min_size=1, max_size=5, unique_by=lambda member: member.id), max_size=4))
 def test_every_rollout_is_trained_or_dropped_once(groups: list[list[Trajectory]]):
     made = [group(str(number), trajectories) for number, trajectories in enumerate(groups)]
     admission = Admission(oldest_version=1, trained=frozenset({"2"}), vocabulary=9)

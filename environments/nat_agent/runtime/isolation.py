@@ -14,7 +14,7 @@ from pathlib import Path
 
 CLONE_NEWNS, CLONE_NEWUTS, CLONE_NEWIPC = 0x00020000, 0x04000000, 0x08000000
 CLONE_NEWUSER, CLONE_NEWPID, CLONE_NEWNET = 0x10000000, 0x20000000, 0x40000000
-MS_NOSUID, MS_NODEV, MS_NOEXEC, MS_REC, MS_SLAVE = 2, 4, 8, 16384, 1 << 19
+MS_NOSUID, MS_NODEV, MS_NOEXEC, MS_BIND, MS_REC, MS_SLAVE = 2, 4, 8, 4096, 16384, 1 << 19
 PR_SET_PDEATHSIG, PR_SET_DUMPABLE, PR_CAPBSET_DROP, PR_SET_NO_NEW_PRIVS = 1, 4, 24, 38
 CAPABILITY_VERSION_3 = 0x20080522
 LAST_CAPABILITY = 40
@@ -89,8 +89,7 @@ def enter(workspace: str, *, first_process: bool, disk_mib: int = 32) -> list[st
         walls.append("mount")
         options = f"size={disk_mib}m,mode=0700,uid={uid},gid={gid}"
         for directory in ("/tmp", "/dev/shm"):
-            if not any(needed.startswith(f"{directory}/") for needed in (sys.prefix, __file__)):
-                attempt(lambda place=directory: mount("tmpfs", place, MS_NOSUID | MS_NODEV, options))
+            attempt(lambda place=directory: _cover(place, options))
         # the workspace may lie in the /tmp that was just covered
         if attempt(
             lambda: Path(workspace).mkdir(parents=True, exist_ok=True),
@@ -108,6 +107,17 @@ def enter(workspace: str, *, first_process: bool, disk_mib: int = 32) -> list[st
     if attempt(_drop_capabilities, lambda: prctl(PR_SET_NO_NEW_PRIVS, 1)):
         walls.append("capabilities")
     return walls
+
+
+def _cover(directory: str, options: str) -> None:
+    """Put fresh memory over a directory, and back into it what this Python runs from, where that lies in there."""
+    needed = {sys.prefix, sys.base_prefix, str(Path(__file__).parent)}
+    kept = {path: os.open(path, os.O_PATH) for path in sorted(needed) if path.startswith(f"{directory}/")}
+    mount("tmpfs", directory, MS_NOSUID | MS_NODEV, options)
+    for path, fd in kept.items():
+        Path(path).mkdir(parents=True, exist_ok=True)
+        _checked(_libc.mount(f"/proc/self/fd/{fd}".encode(), path.encode(), None, MS_BIND | MS_REC, None))
+        os.close(fd)
 
 
 def _fresh_proc() -> bool:
