@@ -31,7 +31,7 @@ class _Exec(_Answer):
     exit_code: int | None = Field(ge=0, le=255)
     timed_out: bool
     truncated: bool
-    seconds: float = Field(ge=0, allow_inf_nan=False)
+    seconds: float = Field(ge=0)
     stdout_bytes: int = Field(ge=0)
 
 

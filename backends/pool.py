@@ -62,7 +62,12 @@ class SandboxPool:
     async def _take(self) -> Sandbox:
         while self._ready:
             sandbox = self._ready.popleft()
-            if await sandbox.alive():
+            try:
+                usable = await sandbox.alive()
+            except BaseException:  # nobody holds it any more
+                self._start(self._destroy(sandbox))
+                raise
+            if usable:
                 self._make()
                 return sandbox
             await self._destroy(sandbox)
@@ -105,7 +110,10 @@ class SandboxPool:
             if not waiting.done():
                 waiting.set_result(sandbox)
                 return
-        self._ready.append(sandbox)
+        if self._closed:
+            self._start(self._destroy(sandbox))
+        else:
+            self._ready.append(sandbox)
 
     def _fail(self, error: NatgymError) -> None:
         """Tell the one who waits longest; the others get tries of their own."""

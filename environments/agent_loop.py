@@ -170,6 +170,7 @@ def _turn_of(completion: Completion, observations: Sequence[Message], seconds: f
         observations=tuple(observations),
         malformed=len(completion.malformed),
         finish_reason=completion.finish_reason,
+        constrained=completion.constrained,
         policy_version=completion.policy_version,
         seconds=seconds,
     )

@@ -4,11 +4,11 @@ An environment object lives as long as its server and holds what is shared (a da
 to one episode is passed as an argument and never parked on `self`.
 """
 
-from collections.abc import Awaitable, Callable, Sequence
+from collections.abc import Awaitable, Callable, Mapping, Sequence
 from dataclasses import dataclass
 from enum import StrEnum
 from types import TracebackType
-from typing import ClassVar, Protocol, Self
+from typing import ClassVar, Protocol, Self, runtime_checkable
 
 from backends.base import SandboxSpec
 from core.config import Config
@@ -39,6 +39,19 @@ class Tool:
 
 class ToolMistake(Exception):
     """The policy used a tool wrongly; the message is its answer."""
+
+
+@dataclass(frozen=True)
+class Attack:
+    """An answer that tries to earn what it did not do, and the most that it may earn."""
+
+    name: str
+    task: Task
+    """With an id that no other task and no other attack has."""
+    completions: Sequence[str]
+    """One a turn, as `Environment.gold` gives them."""
+    at_most: Mapping[str, float]
+    """`total`, or the name of a part or metric of the reward, and what it must not exceed."""
 
 
 class Environment(Protocol):
@@ -77,6 +90,18 @@ class Environment(Protocol):
 
     def report(self, trajectories: Sequence[Trajectory]) -> dict[str, float]:
         """Named figures of an evaluation, such as success_rate, over scored trajectories."""
+        ...
+
+
+@runtime_checkable
+class Attacked(Protocol):
+    """An environment that keeps a catalogue of attacks on its reward; `natgym check` plays them."""
+
+    check_settings: ClassVar[Mapping[str, str]]
+    """Fields of its config, and the values with which its reward is at its most thorough: with these no attack may win."""
+
+    def attacks(self) -> Sequence[Attack]:
+        """All of them, in a fixed order."""
         ...
 
 

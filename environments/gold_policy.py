@@ -32,7 +32,7 @@ class GoldPolicy:
             return _completion(self._parser.parse(text, request.task.tools))
         renderer = self._reader.renderer
         prompt, ids = self._reader.prompt(request), (*renderer.encode(text), renderer.eos_ids[0])
-        parsed = self._reader.read(prompt, ids, request.task.tools)
+        parsed = self._reader.read(prompt, ids, request)
         return _completion(parsed, prompt_ids=prompt, completion_ids=ids, logprobs=(0.0,) * len(ids))
 
     async def aclose(self) -> None:

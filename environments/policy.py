@@ -17,6 +17,7 @@ from core.errors import NatgymError
 from core.registry import Registry
 from core.types import FinishReason, Floats, Message, Task, TokenIds, Turn
 from tool_call_parsers.base import MalformedCall
+from tool_call_parsers.retention import ThinkingRetention
 
 
 @dataclass(frozen=True)
@@ -39,6 +40,8 @@ class Completion:
     message: Message
     malformed: tuple[MalformedCall, ...] = ()
     finish_reason: FinishReason = FinishReason.STOP
+    constrained: bool = False
+    """The server masked what could be sampled: logprobs are those of the masked distribution."""
     prompt_ids: TokenIds = ()
     completion_ids: TokenIds = ()
     logprobs: Floats = ()
@@ -79,6 +82,8 @@ class PolicyConfig(Config):
     tokenizer: Path | None = None
     """Directory with tokenizer.json and a chat template; required for kind `tokens`."""
     parser: str = "hermes"
+    thinking_retention: ThinkingRetention = ThinkingRetention.TEMPLATE
+    """How long reasoning stays in the prompt; kind `tokens` only."""
     temperature: float = Field(default=1.0, ge=0)
     top_p: float = Field(default=1.0, gt=0, le=1)
     max_tokens_per_turn: int = Field(default=1024, gt=0)

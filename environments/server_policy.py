@@ -36,6 +36,7 @@ class ServerPolicy:
             message=parsed.message(),
             malformed=parsed.malformed,
             finish_reason=_finish_reason(choice.get("finish_reason"), parsed),
+            constrained=choice.get("constrained") is True,
             prompt_ids=tokens.prompt,
             completion_ids=tokens.completion,
             logprobs=tokens.logprobs,

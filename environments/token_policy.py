@@ -11,31 +11,33 @@ from typing import NamedTuple
 from pydantic import JsonValue, SecretStr
 
 from core.errors import PolicyError
-from core.types import FinishReason, Floats, JsonObject, Task, TokenIds, ToolSpec
+from core.types import FinishReason, Floats, JsonObject, TokenIds
 from environments.completion_client import CompletionClient
 from environments.policy import Completion, CompletionRequest, OutOfTokens, PolicyConfig
 from tool_call_parsers.base import PARSERS, ParsedCompletion, ToolCallParser
-from tool_call_parsers.rendering import Renderer, TokenSession
-
-REASONING_OPENERS = ("<think>",)
-PROMPT_TAIL = 8  # ids; enough to see that the prompt opened a reasoning block
+from tool_call_parsers.reader import CompletionReader
+from tool_call_parsers.rendering import Renderer, ThinkingRetention, TokenSession, history
 
 
 class Reader:
-    """Turns sampled ids into a message: the renderer's other half."""
+    """Prompts and completions of episodes, between messages and token ids."""
 
-    def __init__(self, renderer: Renderer, parser: ToolCallParser) -> None:
-        self.renderer, self.parser = renderer, parser
+    def __init__(
+        self, renderer: Renderer, parser: ToolCallParser, retention: ThinkingRetention = ThinkingRetention.TEMPLATE
+    ) -> None:
+        self.renderer, self._retention = renderer, retention
+        self._reader = CompletionReader(renderer, parser)
 
     def prompt(self, request: CompletionRequest) -> TokenIds:
         """The prompt of the next turn of an episode."""
-        return TokenSession(self.renderer, request.task.tools).prompt(request.task.messages, request.turns)
+        session = TokenSession(self.renderer, request.task.tools, self._retention)
+        return session.prompt(request.task.messages, request.turns)
 
-    def read(self, prompt_ids: Sequence[int], completion_ids: Sequence[int], tools: Sequence[ToolSpec]) -> ParsedCompletion:
-        """What was said in sampled ids."""
-        text = self.renderer.decode(self.renderer.without_eos(completion_ids))
-        opened = self.renderer.decode(prompt_ids[-PROMPT_TAIL:]).rstrip().endswith(REASONING_OPENERS)
-        return self.parser.parse(text, tools, starts_in_reasoning=opened)
+    def read(self, prompt_ids: Sequence[int], completion_ids: Sequence[int], request: CompletionRequest) -> ParsedCompletion:
+        """What was said in sampled ids; each call has an id of its own in the conversation."""
+        said = history(request.task.messages, request.turns)
+        taken = {call.id for message in said for call in message.tool_calls}
+        return self._reader.read(prompt_ids, completion_ids, request.task.tools, taken)
 
 
 class TokenPolicy:
@@ -51,7 +53,7 @@ class TokenPolicy:
         if room < 1:
             raise OutOfTokens
         answer = await self._client.post("/generate", self._body(request.episode_id, prompt, room))
-        return self._completion(prompt, _read_answer(answer, self._reader.renderer.vocab_size), request.task)
+        return self._completion(prompt, _read_answer(answer, self._reader.renderer.vocab_size), request)
 
     async def aclose(self) -> None:
         await self._client.aclose()
@@ -69,8 +71,8 @@ class TokenPolicy:
             "session_id": episode_id,
         }
 
-    def _completion(self, prompt: TokenIds, sampled: "_Sampled", task: Task) -> Completion:
-        parsed = self._reader.read(prompt, sampled.ids, task.tools)
+    def _completion(self, prompt: TokenIds, sampled: "_Sampled", request: CompletionRequest) -> Completion:
+        parsed = self._reader.read(prompt, sampled.ids, request)
         finish = FinishReason.TOOL_CALLS if parsed.calls and not sampled.cut else FinishReason.STOP
         return Completion(
             message=parsed.message(),
@@ -86,7 +88,8 @@ class TokenPolicy:
 def open_token_policy(config: PolicyConfig, api_token: SecretStr | None = None) -> TokenPolicy:
     """The policy of a configuration of kind `tokens`. Raises ConfigError for a directory that is no tokenizer's."""
     assert config.tokenizer is not None
-    reader = Reader(Renderer.from_directory(config.tokenizer), PARSERS.load(config.parser)())
+    renderer, parser = Renderer.from_directory(config.tokenizer), PARSERS.load(config.parser)()
+    reader = Reader(renderer, parser, config.thinking_retention)
     return TokenPolicy(config, CompletionClient(config, api_token), reader)
 
 

@@ -10,6 +10,7 @@ from core.config import Config
 from core.settings import Settings
 from environments.agent_loop import EpisodeLimits
 from environments.base import ENVIRONMENTS, Environment
+from environments.ephemeral import steered
 from environments.episode import Arena
 from environments.policy import Policy
 from services.run_file import RunFile
@@ -25,6 +26,8 @@ class RolloutsConfig(Config):
     seed: int = Field(default=0, description="order of the tasks")
     max_groups: int = Field(default=16, ge=1, description="groups that one server plays at once")
     limits: EpisodeLimits = EpisodeLimits()
+    ephemeral_system_prompt: str = ""
+    """Words that the policy reads at the end of its system message and that no saved conversation holds."""
 
 
 @asynccontextmanager
@@ -37,7 +40,7 @@ async def open_arena(name: str, file: RunFile, settings: Settings, open_policy: 
     environment = make_environment(name, file, settings)
     backend = BACKENDS.load(config.backend)()
     await backend.probe()
-    policy = open_policy(environment)
+    policy = steered(open_policy(environment), config.ephemeral_system_prompt)
     try:
         async with environment:
             yield Arena(environment, policy, backend, config.limits)

@@ -34,9 +34,12 @@ COMMANDS = {
     "check": Command("services.commands.check", "run the gold answers through the reward"),
     "plan": Command("services.commands.plan", "turn a request in words into the plan of an agent"),
     "dataset": Command("services.commands.dataset", "make the specifications of an environment anew"),
+    "parse": Command("services.commands.parse", "show what a tool-call parser sees in a completion"),
     "policy": Command("services.commands.policy", "make the policy that comes with the project anew"),
     "doctor": Command("services.commands.doctor", "say what is installed here and what is missing"),
 }
+FULL_OR_FORBIDDEN = frozenset({errno.ENOSPC, errno.EDQUOT, errno.EACCES, errno.EROFS, errno.EPERM})
+WRONG_PATH = frozenset({errno.ENOTDIR, errno.EISDIR, errno.EEXIST, errno.ENAMETOOLONG})
 ALIASES = {"run-api": ("serve", "api")}
 
 
@@ -127,9 +130,9 @@ def _told(error: BaseException) -> int:
     if isinstance(cause, NatgymError):
         print(f"natgym: {' '.join(str(cause).split())}", file=sys.stderr)
         return cause.exit_code
-    if isinstance(cause, OSError) and cause.errno in (errno.ENOSPC, errno.EDQUOT, errno.EACCES, errno.EROFS, errno.EPERM):
+    if isinstance(cause, OSError) and cause.errno in FULL_OR_FORBIDDEN | WRONG_PATH:
         print(f"natgym: {cause.filename or 'writing'}: {cause.strerror}", file=sys.stderr)
-        return 1
+        return 2 if cause.errno in WRONG_PATH else 1
     raise error
 
 

@@ -14,6 +14,7 @@ from core.errors import ConfigError, PolicyError, UserError
 from core.settings import Settings
 from core.types import JsonObject, Task
 from environments.base import Environment
+from environments.completion_client import root_of
 from environments.gold_policy import GoldPolicy
 from environments.policy import Completion, CompletionRequest, Policy, PolicyConfig, open_policy
 from services.arena import OpenPolicy
@@ -85,7 +86,7 @@ async def named_policy(text: str, file: RunFile, settings: Settings, seed: int =
 
 async def policy_at(url: str, file: RunFile, settings: Settings) -> OpenPolicy:
     """What opens the policy behind an address: in tokens where its tokenizer is known here, else as an OpenAI server."""
-    root = url.rstrip("/").removesuffix("/v1")
+    root = root_of(url)
     wanted = file.with_flags(policy__base_url=root)
     token = _token_for(root, settings)
     told = file.sections().policy.keys()

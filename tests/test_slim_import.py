@@ -10,7 +10,7 @@ import pytest
 ROOT = Path(__file__).parent.parent
 IN_SANDBOX = "environments.nat_agent.runtime"  # runs under the NAT runtime's own interpreter
 HEAVY = {"torch", "transformers", "nat", "langchain", "langchain_core", "langgraph", "modal", "ray", "pandas", "matplotlib"}
-SLOW_TO_START = HEAVY | {"starlette", "rich", "uvicorn", "httpx", "pyarrow", "numpy", "asyncio", "pydantic"}
+SLOW_TO_START = HEAVY | {"starlette", "rich", "uvicorn", "httpx", "aiohttp", "pyarrow", "numpy", "asyncio", "pydantic"}
 IMPORT = """
 import json, sys
 from importlib import import_module

@@ -1,14 +1,21 @@
-"""The contract of a tool-call format: text that was sampled in, a parsed completion out.
+"""The contract of a tool-call format: what was sampled in, a parsed completion out.
 
 A parser never raises on what a model wrote: a call that cannot be used is data, with a status that says why.
+
+    base         what comes out, and the Protocol that every parser fulfils
+    registry     every format by name; loaded when it is asked for
+    grammar      how a format is written: a class with one method, or data for a class that exists
+    streaming    the same result in pieces, while the text is still being sampled
+    tokens       token ids in place of text: then only special tokens are markers
 """
 
 from collections.abc import Sequence
 from enum import StrEnum
-from typing import Protocol
+from typing import NamedTuple, Protocol, runtime_checkable
 
-from core.registry import Registry
 from core.types import Message, Role, ToolCall, ToolSpec, Value
+from tool_call_parsers.registry import FORMATS, FormatRegistry
+from tool_call_parsers.tokens import SampledTokens
 
 
 class CallStatus(StrEnum):
@@ -48,7 +55,7 @@ class ParsedCompletion(Value):
         Its calls are the well-formed ones, the usable ones first; blocks that are no calls are text of its content.
         """
         refused = (bad.call for bad in self.malformed if bad.call is not None)
-        broken = (bad.text for bad in self.malformed if bad.call is None)
+        broken = (bad.text for bad in self.malformed if bad.call is None and bad.text not in self.content)
         return Message(
             role=Role.ASSISTANT,
             content="\n".join(text for text in (self.content, *broken) if text),
@@ -57,17 +64,59 @@ class ParsedCompletion(Value):
         )
 
 
-class ToolCallParser(Protocol):
-    """One wire format."""
+class ContentDelta(NamedTuple):
+    """More of the content."""
 
-    name: str
+    text: str
 
-    def parse(self, text: str, tools: Sequence[ToolSpec] = (), *, starts_in_reasoning: bool = False) -> ParsedCompletion:
-        """Split one completion. With `tools`, names and arguments are checked against them.
 
-        `starts_in_reasoning`: the prompt already opened the reasoning block. Never raises on any text.
-        """
+class ReasoningDelta(NamedTuple):
+    """More of the reasoning; an empty one says that there is reasoning, and that it is empty."""
+
+    text: str
+
+
+StreamEvent = ContentDelta | ReasoningDelta | ToolCall | MalformedCall
+
+
+class CompletionStream(Protocol):
+    """One completion on its way."""
+
+    def feed(self, text: str) -> list[StreamEvent]:
+        """What more text brings."""
+        ...
+
+    def close(self) -> list[StreamEvent]:
+        """What is left when the text has ended."""
         ...
 
 
-PARSERS: Registry[type[ToolCallParser]] = Registry("parser", {"hermes": "tool_call_parsers.hermes:HermesParser"})
+@runtime_checkable
+class ToolCallParser(Protocol):
+    """One wire format. Holds no state: one parser serves any number of completions at once."""
+
+    name: str
+
+    def parse(
+        self,
+        sampled: str | SampledTokens,
+        tools: Sequence[ToolSpec] = (),
+        *,
+        starts_in_reasoning: bool | None = None,
+        repair: bool = False,
+    ) -> ParsedCompletion:
+        """Split one completion. With `tools`, names and arguments are checked against them.
+
+        `starts_in_reasoning`: whether the prompt already opened the reasoning block; None where it is not known.
+        `repair` closes what was cut off and mends quotes and commas. Time is linear. Never raises on any text.
+        """
+        ...
+
+    def stream(
+        self, tools: Sequence[ToolSpec] = (), *, starts_in_reasoning: bool | None = None, repair: bool = False
+    ) -> CompletionStream:
+        """The same in pieces: feed it text as it is sampled; what it says adds up to what `parse` returns."""
+        ...
+
+
+PARSERS: FormatRegistry[type[ToolCallParser]] = FormatRegistry("parser", FORMATS)

@@ -12,6 +12,7 @@ from jinja2 import nodes
 from jinja2.ext import Extension, loopcontrols
 from jinja2.parser import Parser
 from jinja2.sandbox import ImmutableSandboxedEnvironment
+from pydantic import JsonValue
 
 from core.errors import ConfigError, UserError
 from core.types import JsonObject
@@ -22,9 +23,9 @@ class RenderError(UserError):
 
 
 class ChatTemplate:
-    """One compiled template and the variables that its tokenizer gives it (`bos_token`, `eos_token` ...)."""
+    """One compiled template and its variables: the tokenizer's (`bos_token` ...) and switches (`enable_thinking` ...)."""
 
-    def __init__(self, source: str, variables: Mapping[str, str]) -> None:
+    def __init__(self, source: str, variables: Mapping[str, JsonValue]) -> None:
         self.source = source
         self._variables = dict(variables)
         try:
@@ -44,6 +45,31 @@ class ChatTemplate:
             )
         except Exception as error:  # a template is code: it may raise anything
             raise RenderError(f"chat template: {type(error).__name__}: {error}") from error
+
+
+class TokenizerTemplate:
+    """The chat template of a tokenizer of transformers that renders conversations in code of its own."""
+
+    def __init__(self, render: Callable[..., object], variables: Mapping[str, JsonValue]) -> None:
+        """`render` is the tokenizer's `apply_chat_template`."""
+        self.source = ""
+        self._render, self._variables = render, dict(variables)
+
+    def text(self, messages: Sequence[JsonObject], tools: Sequence[JsonObject], *, generation_prompt: bool) -> str:
+        """The conversation as text. Raises RenderError with the tokenizer's own words."""
+        try:
+            text = self._render(
+                list(messages),
+                tools=list(tools) or None,
+                tokenize=False,
+                add_generation_prompt=generation_prompt,
+                **self._variables,
+            )
+        except Exception as error:  # a tokenizer is code: it may raise anything
+            raise RenderError(f"chat template: {type(error).__name__}: {error}") from error
+        if not isinstance(text, str):
+            raise RenderError(f"chat template: expected text, found {type(text).__name__}")
+        return text
 
 
 class _Generation(Extension):

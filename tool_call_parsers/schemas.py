@@ -13,6 +13,7 @@ from pydantic import JsonValue
 from core.errors import did_you_mean
 from core.types import JsonObject, ToolCall, ToolSpec
 from tool_call_parsers.base import CallStatus, MalformedCall
+from tool_call_parsers.plain_schemas import fits
 
 if TYPE_CHECKING:
     from jsonschema.protocols import Validator
@@ -22,10 +23,10 @@ COMPILED_SCHEMAS = 1024
 MAX_DEPTH = 64
 
 
-def check_call(call: ToolCall, tools: Sequence[ToolSpec]) -> MalformedCall | None:
-    """What is wrong with a call, or None where it can be made."""
+def check_call(call: ToolCall, tools: Sequence[ToolSpec], read: JsonObject | None = None) -> MalformedCall | None:
+    """What is wrong with a call, or None where it can be made. `read`: its arguments, where they were read before."""
     try:
-        arguments = read_arguments(call.arguments)
+        arguments = read_arguments(call.arguments) if read is None else read
     except ValueError as error:
         return _refused(call, CallStatus.BAD_JSON, str(error))
     tool = next((tool for tool in tools if tool.name == call.name), None)
@@ -33,6 +34,8 @@ def check_call(call: ToolCall, tools: Sequence[ToolSpec]) -> MalformedCall | Non
         known = [tool.name for tool in tools]
         near = did_you_mean(call.name[:100], known)
         return _refused(call, CallStatus.UNKNOWN_TOOL, f"no tool {call.name[:100]!r}{near}; known: {', '.join(known)}")
+    if fits(arguments, tool.parameters):
+        return None
     problem = _schema_problem(arguments, tool.parameters)
     return _refused(call, CallStatus.WRONG_ARGUMENTS, f"{tool.name}: {problem}") if problem else None
 
@@ -56,9 +59,9 @@ def object_problem(value: JsonObject, written: str) -> str:
 
     `written` is its JSON text. Such values break what comes after: encoders, templates, validators.
     """
-    if written.count("{") + written.count("[") > MAX_DEPTH and _deeper_than(value, MAX_DEPTH):
+    if nested_too_deeply(value):
         return f"nested more than {MAX_DEPTH} deep"
-    if not is_text(written) or ("\\u" in written and not is_text(json.dumps(value, ensure_ascii=False))):
+    if not (written.isascii() or is_text(written)) or ("\\u" in written and not is_text(json.dumps(value, ensure_ascii=False))):
         return "holds half of a surrogate pair, which is no text"
     return ""
 
@@ -72,12 +75,21 @@ def is_text(text: str) -> bool:
     return True
 
 
-def _deeper_than(value: JsonValue, limit: int) -> bool:
+def nested_too_deeply(value: JsonValue) -> bool:
+    """Whether a value is nested more than MAX_DEPTH deep."""
+    if isinstance(value, dict):
+        for one in value.values():
+            if isinstance(one, (dict, list)):
+                break
+        else:
+            return False
     level: list[JsonValue] = [value]
-    for _ in range(limit):
-        inner = [list(one.values()) if isinstance(one, dict) else one for one in level if isinstance(one, dict | list)]
-        level = [item for items in inner for item in items]
-    return any(isinstance(one, dict | list) for one in level)
+    for _ in range(MAX_DEPTH):
+        inner = [one.values() if isinstance(one, dict) else one for one in level if isinstance(one, (dict, list))]
+        level = [item for items in inner for item in items if isinstance(item, (dict, list))]
+        if not level:
+            return False
+    return True
 
 
 def _schema_problem(arguments: JsonObject, schema: JsonObject) -> str:

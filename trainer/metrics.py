@@ -8,6 +8,7 @@ from statistics import fmean, pstdev
 
 from pydantic import Field, ValidationError
 
+from core.files import write_whole
 from core.types import ScoredGroup, Update, Value
 
 SUCCESS = "success_rate"
@@ -113,11 +114,8 @@ class MetricsFile:
 
     def __init__(self, path: Path, step: int = 0) -> None:
         """Open a file to go on after `step`: later records and a broken last line are cut off."""
-        path.parent.mkdir(parents=True, exist_ok=True)
         kept = [record.model_dump_json() for record in read_metrics(path) if record.step <= step]
-        partial = path.with_name(f"{path.name}.partial")
-        partial.write_text("".join(f"{line}\n" for line in kept), encoding="utf-8")
-        partial.replace(path)
+        write_whole(path, "".join(f"{line}\n" for line in kept))
         self._file = path.open("a", encoding="utf-8")
 
     def write(self, record: StepRecord) -> None:

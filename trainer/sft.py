@@ -26,7 +26,7 @@ log = get_logger("sft")
 class SftConfig(Config):
     """How a policy learns from demonstrations."""
 
-    steps: int = 900
+    steps: int = 3400
     tokens_per_step: int = 5000
     """Rows are gathered until a step holds about that many tokens, padding included."""
     learning_rate: float = 2.5e-3

@@ -1,12 +1,25 @@
 """What the coding agent is told, and the tools that it is given."""
 
+import json
+from collections.abc import Callable, Mapping
+from enum import StrEnum
 from pathlib import Path
 
 from core.types import JsonObject, Message, Role, ToolSpec
-from environments.nat_agent.plan import AgentPlan, PlannedTool
-from environments.nat_agent.sources import PYTHON_TYPES
+from environments.nat_agent.mcp_registry import find_server
+from environments.nat_agent.plan import AgentPlan, PlannedServer, PlannedTool, TestCase
+from environments.nat_agent.schemas import python_type
 
-PROMPT_FILE = Path(__file__).parent / "prompts" / "system.md"
+FOLDER = Path(__file__).parent / "prompts"
+
+
+class Prompt(StrEnum):
+    """How much the coding agent is told; each is a file in `prompts/` and a way to write a plan down."""
+
+    SMALL = "small"
+    """One sentence and a terse plan: what the shipped policy knows."""
+    NAT = "nat"
+    """How NAT 1.9 agents are written, and the plan in full: for models that never saw one."""
 
 
 def _tool(name: str, description: str, **parameters: str) -> ToolSpec:
@@ -26,11 +39,11 @@ FINISH = _tool("finish", "Hand the agent in.")
 TOOL_SPECS = (WRITE_FILE, READ_FILE, BASH, RUN_TESTS, FINISH)
 
 
-def opening(plan: AgentPlan) -> tuple[Message, ...]:
+def opening(plan: AgentPlan, prompt: Prompt = Prompt.SMALL) -> tuple[Message, ...]:
     """System and user message of one episode."""
     return (
-        Message(role=Role.SYSTEM, content=PROMPT_FILE.read_text(encoding="utf-8").strip()),
-        Message(role=Role.USER, content=describe(plan)),
+        Message(role=Role.SYSTEM, content=(FOLDER / f"{prompt.value}.md").read_text(encoding="utf-8").strip()),
+        Message(role=Role.USER, content=DESCRIPTIONS[prompt](plan)),
     )
 
 
@@ -43,20 +56,54 @@ def describe(plan: AgentPlan) -> str:
         lines.append(f"does: {tool.purpose}")
         lines += [f"setting {one.name}: {one.type} = {one.default!r}" for one in tool.config]
         if case := examples.get(tool.name):
-            arguments = ", ".join(f"{name}={value!r}" for name, value in case.arguments.items())
-            lines.append(f"example: {arguments} gives {case.expected!r}")
+            lines.append(f"example: {_arguments(case)} gives {case.expected!r}")
     lines += [f"mcp {server.name}: {server.package}" for server in plan.mcp_servers]
     return "\n".join(lines)
+
+
+def describe_fully(plan: AgentPlan) -> str:
+    """The plan as a page of Markdown. The template of the configuration is left out: that is for the agent to write."""
+    parts = [
+        f"# What is wanted\n{plan.user_request}",
+        f"# Workflow\n`_type: {plan.scaffold_type}`" + (f": {plan.scaffold_reasoning}" if plan.scaffold_reasoning else ""),
+        "# Tools to write\n" + "\n\n".join(_tool_section(tool, plan.test_cases) for tool in plan.custom_tools),
+    ]
+    if plan.existing_tools:
+        parts.append("# Functions that NAT brings along\n" + "\n".join(f"- `{name}`" for name in plan.existing_tools))
+    if plan.mcp_servers:
+        parts.append("# MCP servers\n" + "\n".join(_server_line(server) for server in plan.mcp_servers))
+    if plan.implementation_steps:
+        parts.append("# Steps\n" + "\n".join(f"{number}. {step}" for number, step in enumerate(plan.implementation_steps, 1)))
+    return "\n\n".join(parts)
+
+
+DESCRIPTIONS: Mapping[Prompt, Callable[[AgentPlan], str]] = {Prompt.SMALL: describe, Prompt.NAT: describe_fully}
 
 
 def signature(tool: PlannedTool) -> str:
     """`count_apple(text: str) -> int`."""
     properties = tool.input_schema["properties"]
     assert isinstance(properties, dict)
-    parameters = ", ".join(f"{name}: {_python_type(schema)}" for name, schema in properties.items())
-    return f"{tool.name}({parameters}) -> {_python_type(tool.output_schema)}"
+    parameters = ", ".join(f"{name}: {python_type(schema)}" for name, schema in properties.items())
+    return f"{tool.name}({parameters}) -> {python_type(tool.output_schema)}"
 
 
-def _python_type(schema: object) -> str:
-    assert isinstance(schema, dict)
-    return PYTHON_TYPES[str(schema["type"])]
+def _tool_section(tool: PlannedTool, cases: tuple[TestCase, ...]) -> str:
+    lines = [f"## `{signature(tool)}`", tool.purpose]
+    lines.append(f"- input: `{json.dumps(tool.input_schema)}`")
+    lines.append(f"- output: `{json.dumps(tool.output_schema)}`")
+    lines += [f"- setting `{one.name}: {one.type} = {one.default!r}`" for one in tool.config]
+    lines += [f"- needs `{package}`" for package in tool.dependencies]
+    lines += [f"- `{tool.name}({_arguments(case)})` gives `{case.expected!r}`" for case in cases if case.tool == tool.name]
+    return "\n".join(lines)
+
+
+def _server_line(server: PlannedServer) -> str:
+    known = find_server(server.package)
+    about = {tool.name: tool.description for tool in known.tools} if known else {}
+    tools = "; ".join(f"`{name}` {about.get(name, '')}".strip() for name in server.tools)
+    return f"- `{server.name}`, package `{server.package}`: {tools}"
+
+
+def _arguments(case: TestCase) -> str:
+    return ", ".join(f"{name}={value!r}" for name, value in case.arguments.items())

@@ -13,13 +13,15 @@ from typing import ClassVar, Self
 from backends.base import BACKENDS, SandboxPathError, SandboxSpec
 from core.config import Config
 from core.types import JsonObject, Reward, Task, Trajectory, Turn
-from environments.base import Split, Tool, ToolMistake
-from environments.nat_agent.conversation import BASH, FINISH, READ_FILE, RUN_TESTS, TOOL_SPECS, WRITE_FILE, opening
+from environments.base import Attack, Split, Tool, ToolMistake
+from environments.nat_agent.attacks.catalogue import attacks
+from environments.nat_agent.conversation import BASH, FINISH, READ_FILE, RUN_TESTS, TOOL_SPECS, WRITE_FILE, Prompt, opening
 from environments.nat_agent.dataset import SHIPPED, BrokenRows, read_dataset
+from environments.nat_agent.effort import Level
 from environments.nat_agent.evaluator import NatEvaluator
 from environments.nat_agent.expert import MISTAKE_RATES, Expert
 from environments.nat_agent.plan import AgentSpec
-from environments.nat_agent.reward import nat_reward
+from environments.nat_agent.reward import Scale, nat_reward
 from environments.tool_context import ToolContext
 
 MAX_FILE_BYTES = 64 << 10
@@ -35,6 +37,11 @@ class NatAgentConfig(Config):
     backend: str = "local"
     parallel_evaluations: int = 2
     max_turns: int = 16
+    prompt: Prompt = Prompt.SMALL
+    """What the coding agent is told: `small` for the shipped policy, `nat` for models that never saw NAT 1.9."""
+    level: Level = Level.STANDARD
+    """How thorough the reward is; docs/reward.md says what a level tries."""
+    scale: Scale = Scale.RAW
 
 
 class NatAgent:
@@ -42,6 +49,7 @@ class NatAgent:
 
     config_type: ClassVar[type[Config]] = NatAgentConfig
     name = "nat_agent"
+    check_settings: ClassVar[Mapping[str, str]] = {"level": Level.FULL}
 
     def __init__(self, config: NatAgentConfig | None = None) -> None:
         self._config = config or NatAgentConfig()
@@ -52,7 +60,8 @@ class NatAgent:
 
     async def __aenter__(self) -> Self:
         backend = BACKENDS.load(self._config.backend)()
-        evaluator = NatEvaluator(backend, self._config.nat_python, parallel=self._config.parallel_evaluations)
+        parallel, level = self._config.parallel_evaluations, self._config.level
+        evaluator = NatEvaluator(backend, self._config.nat_python, parallel=parallel, level=level)
         self._running.push_async_callback(backend.aclose)
         self._evaluator = await self._running.enter_async_context(evaluator)
         return self
@@ -67,7 +76,7 @@ class NatAgent:
         if split not in self._tasks:
             found = read_dataset(self._config.dataset, split, self._config.broken_rows)
             self._specs |= {spec.task_id: spec for spec in found}
-            self._tasks[split] = [as_task(spec) for spec in found]
+            self._tasks[split] = [as_task(spec, self._config.prompt) for spec in found]
         return self._tasks[split]
 
     def tools(self, task: Task) -> Sequence[Tool]:
@@ -87,11 +96,15 @@ class NatAgent:
     async def reward(self, task: Task, turns: Sequence[Turn], context: ToolContext) -> Reward:
         """Run what the agent left behind; see docs/reward.md for the weights."""
         evaluation = await self._evaluator.evaluate(self._spec(task), await deliverable(context))
-        return nat_reward(evaluation, len(turns), self.max_turns)
+        return nat_reward(evaluation, len(turns), self.max_turns, self._config.scale)
 
     def gold(self, task: Task) -> Sequence[str]:
         """The scripted expert without a mistake."""
         return Expert(self._spec(task)).completions()
+
+    def attacks(self) -> Sequence[Attack]:
+        """Deliverables that try to earn what they did not build."""
+        return attacks(as_task)
 
     def demonstration(self, task: Task, seed: int) -> Sequence[str]:
         """The scripted expert with the mistakes of the warm start's mix."""
@@ -111,12 +124,12 @@ class NatAgent:
         return await self._evaluator.run_tests(await deliverable(context))
 
 
-def as_task(spec: AgentSpec) -> Task:
+def as_task(spec: AgentSpec, prompt: Prompt = Prompt.SMALL) -> Task:
     """A specification as a task; its hidden part travels in `data`."""
     return Task(
         id=spec.task_id,
         environment=NatAgent.name,
-        messages=opening(spec.plan),
+        messages=opening(spec.plan, prompt),
         tools=TOOL_SPECS,
         data=spec.model_dump(mode="json"),
     )

@@ -11,7 +11,7 @@ from collections.abc import Iterator, Mapping
 from enum import StrEnum
 
 from environments.nat_agent.plan import AgentPlan, AgentSpec, HiddenTool, TestCase
-from environments.nat_agent.sources import config_source, setup_source, test_source
+from environments.nat_agent.sources import config_class, config_source, setup_source, suite_source
 
 
 class Mistake(StrEnum):
@@ -78,7 +78,7 @@ class Expert:
         turns: list[str] = []
         cases = {case.tool: case for case in self._plan.test_cases}
         for hidden in self._spec.hidden:
-            source, test = self._tool_call(hidden), self._test_call(cases[hidden.name])
+            source, test = self._tool_call(hidden), self._test_call(cases[hidden.name], config_class(hidden.reference))
             together = not self._rates or self._chance.random() < TOGETHER_RATE
             turns += [f"{source}\n{test}"] if together else [source, test]
         turns.append(call("write_file", path="agent_config.yml", content=self._config()))
@@ -102,14 +102,14 @@ class Expert:
         folder = "tools" if self._errs(Mistake.WRONG_PATH) else "nat_tools"
         return call("write_file", path=f"{folder}/{hidden.name}.py", content=source)
 
-    def _test_call(self, case: TestCase) -> str:
-        source = test_source(case)
+    def _test_call(self, case: TestCase, config: str) -> str:
+        source = suite_source(case, config)
         if self._errs(Mistake.EMPTY_TEST):
             source = source[: source.index("        assert")] + "        assert tool is not None\n"
         return call("write_file", path=f"tests/test_{case.tool}.py", content=source)
 
     def _config(self) -> str:
-        names = [one.name for one in (*self._plan.custom_tools, *self._plan.mcp_servers)]
+        names = [*self._plan.existing_tools, *(one.name for one in (*self._plan.custom_tools, *self._plan.mcp_servers))]
         if self._errs(Mistake.INVENTED_YAML):
             return f"llm:\n  model: mistral-large\nagent:\n  type: {self._plan.scaffold_type}\ntools: [{', '.join(names)}]\n"
         if len(names) > 1 and self._errs(Mistake.TOOL_LEFT_OUT):

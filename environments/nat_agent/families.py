@@ -9,7 +9,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
 
-from environments.nat_agent.plan import ArgumentKind, ArgumentRecipe
+from environments.nat_agent.plan import ArgumentKind, ArgumentRecipe, ConfigField
 from environments.nat_agent.words import (
     AMOUNTS,
     BILLED,
@@ -73,6 +73,8 @@ class Family:
     """The tool has a setting `digits`: decimal places of its answer."""
     derived: Mapping[str, str] = field(default_factory=dict)
     """Slots that follow from others: slot -> name of a function in DERIVATIONS."""
+    settings: tuple[ConfigField, ...] = ()
+    """More settings; a `{slot}` in a text default is filled in."""
 
     @cached_property
     def pattern(self) -> re.Pattern[str]:

@@ -7,7 +7,7 @@ or the server that it came from; it is never interpreted further.
 import asyncio
 import json
 import struct
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Mapping
 
 from pydantic import Field, JsonValue
 
@@ -21,9 +21,10 @@ MAX_FRAME = 1 << 20
 MAX_UNREAD = 64
 MAX_ERROR = 400
 MAX_DEPTH = 48
-END_SECONDS = 20.0
+END_SECONDS = 60.0
 
-OnLlm = Callable[[JsonObject], Awaitable[JsonObject]]
+Answers = Mapping[str, Callable[[JsonObject], Awaitable[JsonObject]]]
+"""What answers the questions of a child, by their kind: `llm`, `mcp`."""
 
 
 class ForkLimits(Config):
@@ -40,6 +41,8 @@ class Hello(Value):
     nat_version: str
     walls: tuple[str, ...]
     missing: tuple[str, ...]
+    memory_mib: float
+    """Of the server itself, before its first fork."""
 
 
 class ChildLost(Exception):
@@ -62,23 +65,22 @@ class Fork:
         self.cpu_seconds = 0.0
         """User and system time of the child and of what it waited for; known once it ended."""
 
-    async def ask(self, request: JsonObject, on_llm: OnLlm | None = None) -> JsonObject:
+    async def ask(self, request: JsonObject, answers: Answers | None = None) -> JsonObject:
         """The result of one request, an object of unknown content.
 
-        The child may ask `on_llm` in between. Raises ChildMistake when the request failed in the child, ChildLost when
+        The child may ask `answers` in between. Raises ChildMistake when the request failed in the child, ChildLost when
         the child is gone, RewardError when the server is.
         """
         await self._link.send(self.channel, request)
         while True:
             answer = parsed(await self._receive())
-            question = answer.get("llm")
-            if isinstance(question, dict) and on_llm is not None:
-                await self._link.send(self.channel, await on_llm(question))
+            kind = next((kind for kind in answers or () if isinstance(answer.get(kind), dict)), None)
+            if answers is not None and kind is not None:
+                await self._link.send(self.channel, await answers[kind](as_object(answer[kind])))
             elif "error" in answer:
                 raise ChildMistake(str(answer["error"])[:MAX_ERROR])
             else:
-                result = answer.get("result")
-                return result if isinstance(result, dict) else {}
+                return as_object(answer.get("result"))
 
     async def _receive(self) -> bytes:
         while self._inbox.empty():
@@ -113,6 +115,18 @@ class ServerLink:
         self.dead: RewardError | None = None
         self.cpu_seconds = 0.0
         """Of all children that ended."""
+        self.memory_mib = 0.0
+        """Of the server itself, when its last child ended."""
+
+    @property
+    def forks(self) -> int:
+        """How many children were asked for so far."""
+        return self._last_channel
+
+    @property
+    def idle(self) -> bool:
+        """Whether nobody holds a child."""
+        return not self._forks
 
     async def hello(self, limit_seconds: float) -> Hello:
         """What the server said first. Raises RewardError when it does not say it in time."""
@@ -184,7 +198,9 @@ class ServerLink:
         if fork is not None:
             fork.cpu_seconds = float(str(message["cpu_seconds"]))
             self.cpu_seconds += fork.cpu_seconds
-            fork.lose(ChildLost(str(message["reason"])))
+            self.memory_mib = float(str(message.get("memory_mib", self.memory_mib)))
+            reason = str(message["reason"])
+            fork.lose(RewardError(f"the fork server {reason}") if message.get("refused") else ChildLost(reason))
             fork.ended.set()
 
     def _die(self, why: str) -> RewardError:
@@ -214,6 +230,11 @@ def parsed(body: bytes) -> JsonObject:
     if deeper(answer, MAX_DEPTH):
         raise ChildLost(f"its answer is nested more than {MAX_DEPTH} deep")
     return answer
+
+
+def as_object(value: JsonValue) -> JsonObject:
+    """`value` where it is an object, else an empty one."""
+    return value if isinstance(value, dict) else {}
 
 
 def deeper(value: JsonValue, limit: int) -> bool:

@@ -14,6 +14,31 @@ def draw(recipes: Mapping[str, ArgumentRecipe], chance: random.Random) -> JsonOb
     return {name: _draw_one(recipe, chance) for name, recipe in recipes.items()}
 
 
+def edges(recipes: Mapping[str, ArgumentRecipe]) -> list[JsonObject]:
+    """Arguments at both ends of what the recipes can draw."""
+    return [{name: _edge(recipe, high) for name, recipe in recipes.items()} for high in (False, True)]
+
+
+def _edge(recipe: ArgumentRecipe, high: bool) -> JsonValue:
+    end = recipe.high if high else recipe.low
+    number: JsonValue = round(end, recipe.digits) if recipe.digits else int(end)
+    choice = recipe.choices[-1 if high else 0] if recipe.choices else ""
+    count = recipe.length if high else 1
+    match recipe.kind:
+        case ArgumentKind.INTEGER:
+            return int(end)
+        case ArgumentKind.NUMBER:
+            return number
+        case ArgumentKind.CHOICE:
+            return choice
+        case ArgumentKind.NUMBERS:
+            return list[JsonValue]([number] * count)
+        case ArgumentKind.TEXT:
+            return " ".join([choice] * count)
+        case ArgumentKind.WORDS:
+            return list[JsonValue]([choice] * count)
+
+
 def _draw_one(recipe: ArgumentRecipe, chance: random.Random) -> JsonValue:
     match recipe.kind:
         case ArgumentKind.INTEGER:

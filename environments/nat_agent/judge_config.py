@@ -6,12 +6,14 @@ from typing import NamedTuple
 from pydantic import JsonValue
 
 from core.types import JsonObject
+from environments.nat_agent.mcp_stand_in import tool_names
 from environments.nat_agent.plan import AgentPlan, PlannedServer, PlannedTool
 
 LLM_TYPES = frozenset(
     {"openai", "nim", "azure_openai", "aws_bedrock", "litellm", "huggingface", "huggingface_inference", "dynamo", "oci"}
 )
 AGENTS_PACKAGE = "nat.plugins.langchain."
+WITHOUT_LLM = frozenset({"sequential_executor"})
 SEPARATOR = "__"
 
 
@@ -31,7 +33,7 @@ def config_request(plan: AgentPlan, text: str, reports: JsonObject) -> JsonObjec
         for name, report in reports.items()
         if isinstance(report, dict) and isinstance(report.get("config_schema"), dict)
     }
-    servers: JsonObject = {server.package: list(server.tools) for server in plan.mcp_servers}
+    servers: JsonObject = {server.package: tool_names(server.package, server.tools) for server in plan.mcp_servers}
     return {"do": "config", "text": text, "tools": planned | own, "servers": servers}
 
 
@@ -86,7 +88,8 @@ def _scaffold_score(plan: AgentPlan, facts: JsonObject) -> float:
     kind = str(facts.get("workflow"))
     scaffold = kind.startswith(AGENTS_PACKAGE) and kind.endswith(f"/{plan.scaffold_type}")
     llms = [str(llm) for llm in _object(facts.get("llms")).values()]
-    return 0.5 * scaffold + 0.5 * (bool(llms) and all(llm in LLM_TYPES for llm in llms))
+    enough = bool(llms) or plan.scaffold_type in WITHOUT_LLM
+    return 0.5 * scaffold + 0.5 * (enough and all(llm in LLM_TYPES for llm in llms))
 
 
 def _strays(facts: JsonObject) -> list[str]:
@@ -118,6 +121,12 @@ def judge_setup(planned: Sequence[str], facts: JsonObject, problems: list[str]) 
     if installed != set(planned):
         problems.append(f"setup_mcp.sh: installs {', '.join(sorted(installed)) or 'nothing'}"[:200])
     return score
+
+
+def installed(facts: JsonObject) -> frozenset[str]:
+    """The packages that are there after the last run of setup_mcp.sh."""
+    runs = facts.get("runs")
+    return frozenset(_strings(_object(runs[-1]).get("installed"))) if isinstance(runs, list) and runs else frozenset()
 
 
 def _object(value: JsonValue) -> JsonObject:

@@ -66,7 +66,7 @@ def _arguments(schema: JsonObject) -> dict[str, JsonValue]:
 
 
 async def _share_right(fork: Fork, oracle: ToolOracle, calls: Sequence[Call], problems: list[str]) -> float:
-    """The share of calls that return the expected value. Stops at the first few wrong ones of a hopeless tool."""
+    """The share of calls that return the expected value; the first one that does not is told of."""
     name, right = oracle.planned.name, 0
     for index, call in enumerate(calls):
         problem = await _wrong(fork, oracle, call)

@@ -1,10 +1,11 @@
 """What an evaluation is worth: the weights of docs/reward.md, and nothing else.
 
 The sub-scores are numbers in [0, 1] that were measured by running the deliverable. A part that a plan does not ask for
-(no setting, no MCP server) is left out and the weights of the others are scaled up to 1.
+(no setting, no MCP server) or that a level does not try is left out and the weights of the others are scaled up to 1.
 """
 
 from collections.abc import Mapping, Sequence
+from enum import StrEnum
 
 from core.types import Reward, Value
 
@@ -25,13 +26,32 @@ INTEGRATION_WEIGHTS: Mapping[str, float] = {
     "mcp_setup": 0.20,
     "mcp_called": 0.20,
 }
-WORKFLOW_WEIGHTS: Mapping[str, float] = {"scenario": 0.70, "tests": 0.30}
+WORKFLOW_WEIGHTS: Mapping[str, float] = {
+    "scenario": 0.49,
+    "scenario_chain": 0.10,
+    "scenario_recovery": 0.10,
+    "scenario_repeat": 0.10,
+    "tests": 0.21,
+}
 
 TOOL_GENERATION_SHARE, INTEGRATION_SHARE, WORKFLOW_SHARE = 0.30, 0.30, 0.40
-COMPLETENESS, EFFICIENCY, MISSING = 1.0, 0.3, -0.5
+EFFICIENCY, MISSING = 0.3, -0.5
 COMPLETE_FROM = 0.99
 MAX_PROBLEMS, MAX_PROBLEM = 40, 300
-LOWEST, HIGHEST = MISSING, 2.3
+
+
+class Scale(StrEnum):
+    """What the best agent is worth."""
+
+    RAW = "raw"
+    """Totals between -0.5 and 2.3: completeness is worth 1.0."""
+    TWO = "two"
+    """Totals between -0.5 and 2.0: completeness is worth 0.7, so that efficiency still counts."""
+
+
+COMPLETENESS: Mapping[Scale, float] = {Scale.RAW: 1.0, Scale.TWO: 0.7}
+LOWEST = MISSING
+HIGHEST: Mapping[Scale, float] = {Scale.RAW: 2.3, Scale.TWO: 2.0}
 
 
 class Evaluation(Value):
@@ -80,8 +100,8 @@ def verdict(
     )
 
 
-def nat_reward(evaluation: Evaluation, turns: int, max_turns: int) -> Reward:
-    """The reward of an episode that took `turns` of at most `max_turns`; between LOWEST and HIGHEST.
+def nat_reward(evaluation: Evaluation, turns: int, max_turns: int, scale: Scale = Scale.RAW) -> Reward:
+    """The reward of an episode that took `turns` of at most `max_turns`; between LOWEST and HIGHEST[scale].
 
     `metrics` hold tool_generation, integration, workflow, success, turns and every sub-score.
     """
@@ -101,7 +121,7 @@ def nat_reward(evaluation: Evaluation, turns: int, max_turns: int) -> Reward:
         tool_generation=TOOL_GENERATION_SHARE * evaluation.tool_generation,
         integration=INTEGRATION_SHARE * evaluation.integration,
         workflow=WORKFLOW_SHARE * evaluation.workflow,
-        completeness=COMPLETENESS * complete,
+        completeness=COMPLETENESS[scale] * complete,
         efficiency=EFFICIENCY * efficiency * complete,
         missing=MISSING * evaluation.missing,
     )

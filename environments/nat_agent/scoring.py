@@ -1,6 +1,5 @@
 """One evaluation: the order in which a deliverable is run, and what is made of what comes back."""
 
-import secrets
 from collections.abc import Awaitable, Callable, Mapping
 from typing import NamedTuple
 
@@ -8,17 +7,18 @@ from pydantic import JsonValue
 
 from core.types import JsonObject
 from environments.nat_agent.deliverable import CONFIG, SETUP, missing, modules, suites
+from environments.nat_agent.effort import Effort
 from environments.nat_agent.fork_client import ChildLost, ChildMistake, Fork
-from environments.nat_agent.judge_config import Offer, config_request, judge_config, judge_setup, offer_of
-from environments.nat_agent.judge_tests import Outcomes, World, judge_tests, outcomes_of
+from environments.nat_agent.judge_config import config_request, installed, judge_config, judge_setup, offer_of
+from environments.nat_agent.judge_tests import Outcomes, RunWorld, judge_tests, outcomes_of, stock
 from environments.nat_agent.judge_tools import judge_tool, no_scores
+from environments.nat_agent.judge_workflow import Playbook, judge_workflow, scenario_kinds
+from environments.nat_agent.mcp_desk import McpDesk
+from environments.nat_agent.mcp_stand_in import listing
 from environments.nat_agent.oracle import SpecOracle
 from environments.nat_agent.plan import AgentSpec
 from environments.nat_agent.reward import Evaluation, verdict
-from environments.nat_agent.runtime.mini_mcp import value_of
-from environments.nat_agent.transcript import Script, Step, manner_of
-
-QUESTION = "Use every tool once, then answer."
+from environments.nat_agent.transcript import manner_of
 
 
 class Trusted(NamedTuple):
@@ -27,22 +27,26 @@ class Trusted(NamedTuple):
     oracle: SpecOracle
     config: Callable[[JsonObject], Awaitable[JsonObject]]
     """A question to runtime/trusted_config.py."""
-    tests: Callable[[World], Awaitable[Outcomes]]
+    setup: Callable[[str, JsonObject], Awaitable[JsonObject]]
+    """What a script and packages -> tools come to in runtime/setup_script.py: no tool may have a hand in that."""
+    tests: RunWorld
     """Outcomes of the agent's tests on other tools than its own."""
 
 
 class Scoring:
     """The scores of one deliverable, zero until something earned them."""
 
-    def __init__(self, spec: AgentSpec, files: Mapping[str, str], trusted: Trusted) -> None:
+    def __init__(self, spec: AgentSpec, files: Mapping[str, str], trusted: Trusted, effort: Effort) -> None:
         self._plan, self._hidden, self._files, self._trusted = spec.plan, spec.hidden, files, trusted
-        self._secret = secrets.token_hex(16)
+        self._effort = effort
+        self._desk = McpDesk({server.package: server.tools for server in spec.plan.mcp_servers})
         self._missing = missing(spec.plan, files)
         self._problems = [f"{name} is missing" for name in self._missing]
         self._tools = {tool.planned.name: no_scores(tool) for tool in trusted.oracle.tools}
         self._reports: JsonObject = {}
         self._integration = judge_config(spec.plan, {}, [])
-        self._workflow = {"scenario": 0.0, "tests": 0.0}
+        self._kinds = scenario_kinds(spec.plan, trusted.oracle, effort)
+        self._workflow = {kind.value: 0.0 for kind in self._kinds} | ({"tests": 0.0} if effort.mutants else {})
         self._own_tests: Outcomes = {}
         if spec.plan.mcp_servers:
             self._integration |= {"mcp_setup": 0.0, "mcp_called": 0.0}
@@ -60,8 +64,11 @@ class Scoring:
     async def verdict(self) -> Evaluation:
         """The evaluation, after the tests were tried on other tools than the agent's own."""
         if self._own_tests:
-            self._workflow["tests"] = await judge_tests(self._hidden, self._own_tests, self._trusted.tests, self._problems)
-        elif not suites(self._files):
+            tools = stock(self._plan.custom_tools, self._hidden, self._effort)
+            behaviour = {name: scores["tool_behaviour"] for name, scores in self._tools.items()}
+            run, problems = self._trusted.tests, self._problems
+            self._workflow["tests"] = await judge_tests(tools, self._own_tests, run, problems, behaviour)
+        elif self._effort.mutants and not suites(self._files):
             self._problems.append("tests/: no test_*.py")
         return verdict(
             list(self._tools.values()),
@@ -85,54 +92,52 @@ class Scoring:
         if not self._plan.mcp_servers or SETUP not in self._files:
             return
         servers: JsonObject = {
-            server.package: {"tools": list(server.tools), "secret": self._secret} for server in self._plan.mcp_servers
+            server.package: {"tools": listing(server.package, server.tools)} for server in self._plan.mcp_servers
         }
-        facts = await fork.ask({"do": "setup", "servers": servers})
+        facts = await self._trusted.setup(self._files[SETUP], servers)
         self._integration["mcp_setup"] = judge_setup(list(servers), facts, self._problems)
+        self._desk.installed = installed(facts)
+        ready: JsonObject = {package: about for package, about in servers.items() if package in self._desk.installed}
+        await fork.ask({"do": "install", "servers": ready})
 
     async def _judge_config_and_run(self, fork: Fork) -> None:
         if CONFIG not in self._files:
             return
         facts = await self._trusted.config(config_request(self._plan, self._files[CONFIG], self._reports))
         self._integration |= judge_config(self._plan, facts, self._problems)
-        if facts.get("built") is True:
+        functions = facts.get("functions")
+        needed = isinstance(functions, dict) and any(str(kind).startswith("nat_tools/") for kind in functions.values())
+        if facts.get("built") is True and (self._something_loads() or not needed):
             await self._run_workflow(fork, facts)
 
     async def _run_workflow(self, fork: Fork, facts: JsonObject) -> None:
-        steps, wanted = self._steps(offer_of(self._plan, facts))
-        script = Script(steps, manner_of(facts))
+        playbook = Playbook(self._plan, self._trusted.oracle, offer_of(self._plan, facts), self._desk)
+        runs = playbook.runs(self._kinds, manner_of(facts))
+        if not runs:
+            return
+
+        async def on_llm(question: JsonObject) -> JsonObject:
+            number = question.get("run")
+            run = runs[number] if isinstance(number, int) and 0 <= number < len(runs) else runs[0]
+            return await run.script.answer(question)
+
         answers: JsonValue = []
         try:
-            answers = (await fork.ask({"do": "workflow", "questions": [QUESTION]}, script.answer)).get("answers")
+            request: JsonObject = {"do": "workflow", "questions": [run.question for run in runs]}
+            answers = (await fork.ask(request, {"llm": on_llm, "mcp": self._desk.answer})).get("answers")
         except ChildMistake as mistake:
             self._problems.append(f"workflow: {mistake}")
-        answer = str(answers[0]) if isinstance(answers, list) and answers else ""
-        right = dict(zip((step.tool for step in steps), script.right(), strict=True))
-        self._workflow["scenario"] = (sum(right.values()) + script.answered(answer)) / (wanted + 1)
-        self._problems += [
-            f"workflow: {name} does not come back with the right value" for name, good in right.items() if not good
-        ]
+        scores, called = judge_workflow(self._plan, self._kinds, runs, answers, self._problems)
+        self._workflow |= scores
         if self._plan.mcp_servers:
-            served = [good for step, good in zip(steps, right.values(), strict=True) if step.server]
-            self._integration["mcp_called"] = sum(served) / sum(len(server.tools) for server in self._plan.mcp_servers)
+            self._integration["mcp_called"] = called
 
-    def _steps(self, offer: Offer) -> tuple[list[Step], int]:
-        """One call of each planned tool that is offered, and how many tools the plan has."""
-        steps = [
-            Step(key, tool.scenario.arguments, tool.scenario.expected, tool.planned.output_schema)
-            for tool in self._trusted.oracle.tools
-            if (key := offer.tools[tool.planned.name]) is not None
-        ]
-        for server in self._plan.mcp_servers:
-            if (group := offer.servers[server.name]) is not None:
-                for tool in server.tools:
-                    key = secrets.token_hex(4)
-                    value = value_of(self._secret, tool, key)
-                    steps.append(Step(f"{group}__{tool}", {"key": key}, value, {"type": "string"}, server=server.name))
-        return steps, len(self._plan.custom_tools) + sum(len(server.tools) for server in self._plan.mcp_servers)
+    def _something_loads(self) -> bool:
+        """Whether a tool of the agent can be imported: without one its tests and a workflow that names it cannot run."""
+        return any(isinstance(report, dict) and report.get("stage") != "import" for report in self._reports.values())
 
     async def _run_own_tests(self, fork: Fork) -> None:
-        if suites(self._files):
+        if suites(self._files) and self._effort.mutants and self._something_loads():
             facts = await fork.ask({"do": "tests"})
             self._own_tests = outcomes_of(facts)
             if not self._own_tests:

@@ -38,8 +38,9 @@ def run(arguments: argparse.Namespace, settings: Settings) -> int:
 
 async def _evaluate(arguments: argparse.Namespace, file: RunFile, settings: Settings) -> int:
     from core.config import validated
+    from core.files import write_whole
     from environments.evaluation import EvaluationConfig, evaluate
-    from services.arena import open_arena
+    from services.arena import make_environment, open_arena
     from services.commands.counter import Counter
     from services.dashboard.report import report_lines
     from services.policies import named_policy
@@ -47,6 +48,7 @@ async def _evaluate(arguments: argparse.Namespace, file: RunFile, settings: Sett
 
     wanted = {key: getattr(arguments, key) for key in ("tasks", "samples", "concurrent", "split")}
     config = validated(EvaluationConfig, wanted, "natgym evaluate")
+    make_environment(arguments.name, file, settings)  # a mistake in it is told before a model is loaded
     async with (
         named_policy(arguments.policy or str(SHIPPED_POLICY), file, settings, arguments.seed) as policy,
         open_arena(arguments.name, file, settings, policy) as arena,
@@ -63,13 +65,6 @@ async def _evaluate(arguments: argparse.Namespace, file: RunFile, settings: Sett
         report, _ = await evaluate(arena, config, count)
     counter.close()
     if arguments.out:
-        _write(arguments.out, report.model_dump_json(indent=2))
+        write_whole(arguments.out, report.model_dump_json(indent=2) + "\n")
     print(json.dumps(report.model_dump(mode="json")) if arguments.json else "\n".join(report_lines(report)))
     return 0 if report.success.samples else 1
-
-
-def _write(path: Path, text: str) -> None:
-    path.parent.mkdir(parents=True, exist_ok=True)
-    partial = path.with_name(f"{path.name}.partial")
-    partial.write_text(f"{text}\n", encoding="utf-8")
-    partial.replace(path)

@@ -26,8 +26,8 @@ def configure(parser: argparse.ArgumentParser) -> None:
     """Declare the arguments."""
     parser.add_argument("--out", type=Path, default=Path("runs/policy"), metavar="DIR", help="the model directory")
     parser.add_argument("--work", type=Path, default=Path("runs/policy-work"), metavar="DIR", help="what is made on the way")
-    parser.add_argument("--episodes", type=int, default=24_000, help="demonstrations to play (24000)")
-    parser.add_argument("--steps", type=int, default=900, help="optimiser steps (900)")
+    parser.add_argument("--episodes", type=int, default=80_000, help="demonstrations to play (80000)")
+    parser.add_argument("--steps", type=int, default=3400, help="optimiser steps (3400)")
     parser.add_argument("--seed", type=int, default=0)
 
 

@@ -34,12 +34,13 @@ def run(arguments: argparse.Namespace, settings: Settings) -> int:
 async def _process(arguments: argparse.Namespace, file: RunFile, settings: Settings) -> None:
     from core.config import validated
     from environments.process import ProcessConfig, generate
-    from services.arena import open_arena
+    from services.arena import make_environment, open_arena
     from services.commands.counter import Counter
     from services.policies import named_policy
 
     wanted = {"groups": arguments.groups, "group_size": arguments.group_size, "min_reward": arguments.min_reward}
     config = validated(ProcessConfig, wanted, "natgym process")
+    make_environment(arguments.name, file, settings)  # a mistake in it is told before a model is loaded
     counter = Counter("groups", config.groups)
 
     def count(group: ScoredGroup) -> None:

@@ -8,6 +8,17 @@ from core.settings import Settings
 from services.run_file import NAT_SMALL, RunFile, add_run_file_arguments, run_file
 
 SERVICES = ("api", "trainer", "env")
+FLAGS_OF = {
+    "host": ("api", "trainer"),
+    "port": ("api", "trainer"),
+    "api_url": ("trainer", "env"),
+    "policy_url": ("env",),
+    "database": ("api",),
+    "model": ("trainer",),
+    "out": ("trainer",),
+    "resume": ("trainer",),
+    "record": ("env",),
+}
 
 
 def configure(parser: argparse.ArgumentParser) -> None:
@@ -35,8 +46,20 @@ def run(arguments: argparse.Namespace, settings: Settings) -> int:
         die_with(arguments.parent)
     if arguments.service not in SERVICES:
         raise UnknownName("service", arguments.service, SERVICES)
+    _refuse_others(arguments)
     {"api": _serve_api, "trainer": _serve_trainer, "env": _serve_env}[arguments.service](arguments, settings)
     return 0
+
+
+def _refuse_others(arguments: argparse.Namespace) -> None:
+    """What one service would pass over in silence. Raises UserError."""
+    service = arguments.service
+    if arguments.name is not None and service != "env":
+        raise UserError(f"natgym serve {service}: takes no name, found {arguments.name!r}")
+    for flag, services in FLAGS_OF.items():
+        if getattr(arguments, flag) and service not in services:
+            dashed = flag.replace("_", "-")
+            raise UserError(f"natgym serve {service}: --{dashed} is a setting of `natgym serve {' | '.join(services)}`")
 
 
 def _serve_api(arguments: argparse.Namespace, settings: Settings) -> None:

@@ -62,17 +62,22 @@ def run_up(arguments: argparse.Namespace, settings: Settings, environment: str, 
 
 def _check(options: "UpOptions", settings: Settings) -> None:
     """Tell what the user can mend before a folder is made or a process started."""
+    from backends.base import BACKENDS
     from core.errors import MissingRuntime
     from environments.base import Split
+    from environments.policy import PolicyConfig
     from services.arena import RolloutsConfig, make_environment
     from services.policy_folder import SHIPPED_POLICY
     from services.rollout_api.server import RolloutApiConfig
     from services.run_file import NAT_SMALL, RunFile
+    from tool_call_parsers.base import PARSERS
 
     file = RunFile(Path(options.config) if options.config else NAT_SMALL, options.overrides)
     make_environment(options.environment, file, settings).tasks(Split.TRAIN)
-    file.section("rollouts", RolloutsConfig)
     file.section("api", RolloutApiConfig)
+    BACKENDS.load(file.section("rollouts", RolloutsConfig).backend)
+    # which server and which tokenizer is known when the trainer answers
+    PARSERS.load(file.with_flags(policy__kind="server").section("policy", PolicyConfig).parser)
     model = Path(options.model or str(file.sections().trainer.get("model", SHIPPED_POLICY)))
     if not (model / "config.json").is_file():
         raise MissingRuntime(f"there is no policy at {model}: `natgym policy` makes the one that comes with natgym")

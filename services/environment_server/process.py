@@ -7,7 +7,7 @@ from core.settings import Settings
 from environments.policy import PolicyConfig
 from services.arena import RolloutsConfig, open_arena
 from services.environment_server.record import GroupFile
-from services.environment_server.server import EnvironmentServer
+from services.environment_server.server import EnvironmentServer, health_of
 from services.policies import policy_at
 from services.ready import wait_until_ready
 from services.run_file import RunFile
@@ -25,7 +25,7 @@ async def serve_environment(name: str, file: RunFile, settings: Settings, record
     config = file.section("rollouts", RolloutsConfig)
     url = file.with_flags(policy__kind="server").section("policy", PolicyConfig).base_url
     async with RolloutClient(config.api_url, settings.api_token, retry_seconds=RETRY_SECONDS) as client:
-        await wait_until_ready(f"{url.rstrip('/').removesuffix('/v1')}/health", "the policy")
+        await wait_until_ready(health_of(url), "the policy")
         async with open_arena(name, file, settings, await policy_at(url, file, settings)) as arena:
             print(f"environment  {name}  {config.api_url}  policy {url}", flush=True)  # noqa: T201 the command's result
             await EnvironmentServer(arena, client, config, url).run(GroupFile(record))

@@ -9,16 +9,19 @@ from collections.abc import Iterator
 from time import monotonic
 from uuid import uuid4
 
-from core.errors import BoundaryError, ConfigError
+import httpx
+
+from core.errors import BoundaryError, ConfigError, PolicyError
 from core.logs import get_logger
 from core.types import Failure, ScoredGroup, Task
 from environments.base import Split
+from environments.completion_client import root_of
 from environments.episode import Arena
 from environments.group import run_group
 from services.arena import RolloutsConfig
 from services.environment_server.record import GroupFile, GroupRecord
 from services.environment_server.task_order import shuffled_for_ever
-from services.ready import wait_until_ready
+from services.ready import answers, wait_until_ready
 from services.sdk.rollout_client import RolloutClient
 
 log = get_logger("environment_server")
@@ -27,6 +30,12 @@ WAIT_SECONDS = 20.0
 LOST_IN_A_ROW = 64
 """Groups without a single score, one after another, after which it is no accident any more."""
 LONGEST_PAUSE_SECONDS = 30.0
+HEALTH_SECONDS = 5.0
+
+
+def health_of(policy_url: str) -> str:
+    """Where a policy's server says that it is there."""
+    return f"{root_of(policy_url)}/health"
 
 
 class NothingButFailures(BoundaryError):
@@ -41,7 +50,8 @@ class EnvironmentServer:
     """Plays groups of one environment until the run is finished."""
 
     def __init__(self, arena: Arena, client: RolloutClient, config: RolloutsConfig, policy_url: str) -> None:
-        self._arena, self._client, self._config, self._policy_url = arena, client, config, policy_url
+        self._arena, self._client, self._config = arena, client, config
+        self._health = health_of(policy_url)
         self._worker = f"{arena.environment.name}-{uuid4().hex[:8]}"
         self._playing: set[asyncio.Task[None]] = set()
         self._lost_in_a_row = 0
@@ -104,10 +114,16 @@ class EnvironmentServer:
         """After groups that were lost whole: wait a little longer each time, and for a policy that went away."""
         if not self._lost_in_a_row or self._last_failure is None:
             return
-        if self._last_failure.boundary == "policy":
-            await wait_until_ready(f"{self._policy_url}/health", "the policy")
-        elif self._lost_in_a_row >= LOST_IN_A_ROW:
+        if self._last_failure.boundary == PolicyError.boundary and not await self._policy_answers():
+            await wait_until_ready(self._health, "the policy")
+            self._lost_in_a_row = 0  # they were lost with it
+            return
+        if self._lost_in_a_row >= LOST_IN_A_ROW:
             raise NothingButFailures(self._last_failure)
         pause = min(LONGEST_PAUSE_SECONDS, 0.1 * 2 ** min(self._lost_in_a_row, 10))
         log.warning("groups_lost", in_a_row=self._lost_in_a_row, pause_seconds=pause, problem=self._last_failure.message)
         await asyncio.sleep(pause)
+
+    async def _policy_answers(self) -> bool:
+        async with httpx.AsyncClient(timeout=HEALTH_SECONDS, trust_env=False) as http:
+            return await answers(http, self._health)

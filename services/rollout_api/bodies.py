@@ -1,8 +1,6 @@
 """Request bodies in, validated models out. Everything that arrives here is hostile."""
 
-from collections.abc import Mapping
 from hashlib import blake2b
-from math import isfinite
 from typing import TypeVar
 
 from pydantic import BaseModel, ValidationError
@@ -68,8 +66,6 @@ def media_type_of(request: Request) -> str:
 
 def validated(kind: type[M], data: object) -> M:
     """Parsed data as a model of that type. Raises Invalid naming the first field that is wrong."""
-    if not _finite(data):
-        raise Invalid(f"{kind.__name__}: NaN and infinity are not accepted")
     try:
         return kind.model_validate(data)
     except ValidationError as error:
@@ -77,15 +73,9 @@ def validated(kind: type[M], data: object) -> M:
 
 
 def parcel_of(group: ScoredGroup, body: bytes, accepted_at: float) -> Parcel:
-    """What is kept of a group. Raises Invalid where its parts contradict each other."""
+    """What is kept of a group. Raises Invalid for an id or a version that the database does not take."""
     if not 0 < len(group.id) <= MAX_ID_LENGTH:
         raise Invalid(f"ScoredGroup: id has {len(group.id)} characters, 1 to {MAX_ID_LENGTH} are allowed")
-    if group.task.environment != group.environment:
-        raise Invalid(f"ScoredGroup: a task of {group.task.environment!r} in a group of {group.environment!r}")
-    if any(one.task_id != group.task.id for one in group.trajectories):
-        raise Invalid(f"ScoredGroup: a trajectory of another task than {group.task.id!r}")
-    if len({one.id for one in group.trajectories}) != len(group.trajectories):
-        raise Invalid("ScoredGroup: two trajectories share an id")
     check_count("policy_version", group.policy_version)
     return Parcel(
         id=group.id,
@@ -110,18 +100,3 @@ def _parse(media_type: str, body: bytes) -> object:
         return wire.unpack(body) if media_type == wire.CONTENT_TYPE else from_json(body, allow_inf_nan=False)
     except (WireError, ValueError, RecursionError) as error:
         raise Refusal(f"cannot parse the body as {media_type}: {str(error)[:200]}") from error
-
-
-def _finite(data: object) -> bool:
-    """Whether no number in plain data is NaN or infinite. Packed arrays are tuples; their model checks them."""
-    waiting = [data]
-    while waiting:
-        item = waiting.pop()
-        if isinstance(item, float):
-            if not isfinite(item):
-                return False
-        elif isinstance(item, Mapping):
-            waiting.extend(item.values())
-        elif isinstance(item, list):
-            waiting.extend(item)
-    return True

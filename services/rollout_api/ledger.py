@@ -14,6 +14,7 @@ from services.rollout_api.messages import EnvironmentSpec, GroupCounts, Run, Run
 from services.rollout_api.refusals import Conflict, NotKnown, QueueFull
 
 FINAL_STATES = ("trained", "dropped", "failed")
+FORGET_EVERY = 64  # groups; looking at each post would cost more than the rows
 
 
 @dataclass(frozen=True)
@@ -32,10 +33,12 @@ class Parcel:
 
 @dataclass(frozen=True)
 class Limits:
-    """How much may be queued or leased before posts are answered with 503."""
+    """How much may be queued or leased before posts are answered with 503, and how long ids are known."""
 
     max_queued_groups: int
     max_queued_bytes: int
+    remembered_groups: int = 100_000
+    """So many of the newest groups are known by id when they come again, also when they are done with."""
 
 
 class Lease(NamedTuple):
@@ -168,9 +171,20 @@ def accept_group(db: sqlite3.Connection, parcel: Parcel, limits: Limits) -> bool
             parcel.accepted_at,
         ),
     )
+    arrival = cursor.lastrowid or 0
     if useful:
-        db.execute("INSERT INTO payloads VALUES (?, ?)", (cursor.lastrowid, parcel.body))
+        db.execute("INSERT INTO payloads VALUES (?, ?)", (arrival, parcel.body))
+    if arrival % FORGET_EVERY == 0:
+        forget_finished(db, limits.remembered_groups)
     return True
+
+
+def forget_finished(db: sqlite3.Connection, remembered: int) -> None:
+    """Delete the groups and batches that are done with, all but the newest so many of each. The counts stay."""
+    newest = "SELECT max(arrival) FROM groups"
+    states = ", ".join("?" for _ in FINAL_STATES)
+    db.execute(f"DELETE FROM groups WHERE arrival <= ({newest}) - ? AND state IN ({states})", (remembered, *FINAL_STATES))  # noqa: S608
+    db.execute("DELETE FROM batches WHERE rowid <= (SELECT max(rowid) FROM batches) - ? AND state <> 'leased'", (remembered,))
 
 
 def drop_stale(db: sqlite3.Connection, policy_version: int, max_staleness: int) -> int:

@@ -57,7 +57,7 @@ class EnvironmentSpec(Value):
     """What an environment declares of itself."""
 
     group_size: int | None = Field(default=None, ge=1, le=MAX_COUNT, description="None: the run's")
-    weight: float = Field(default=1.0, gt=0, allow_inf_nan=False, description="share of the groups, against the others'")
+    weight: float = Field(default=1.0, gt=0, description="share of the groups, against the others'")
 
 
 class DemandQuery(Value):
@@ -66,7 +66,7 @@ class DemandQuery(Value):
     environment: str = Name
     running: int = Field(ge=0, le=1_000_000)
     worker: str = Field(default="", max_length=200, description="tells servers of one environment apart")
-    wait_seconds: float = Field(default=0.0, ge=0, le=MAX_WAIT_SECONDS, allow_inf_nan=False)
+    wait_seconds: float = Field(default=0.0, ge=0, le=MAX_WAIT_SECONDS)
 
 
 class Demand(Value):
@@ -92,8 +92,8 @@ class TakeBatch(Value):
     groups: int = Field(ge=1, le=100_000)
     policy_version: int = Field(ge=0, le=MAX_COUNT)
     max_staleness: int | None = Field(default=None, ge=0, le=MAX_COUNT, description="None: the run's")
-    lease_seconds: float = Field(default=600.0, gt=0, le=86_400, allow_inf_nan=False)
-    wait_seconds: float = Field(default=0.0, ge=0, le=MAX_WAIT_SECONDS, allow_inf_nan=False)
+    lease_seconds: float = Field(default=600.0, gt=0, le=86_400)
+    wait_seconds: float = Field(default=0.0, ge=0, le=MAX_WAIT_SECONDS)
 
 
 class BatchReply(Value):

@@ -22,6 +22,7 @@ class RolloutApiConfig(Config):
     database: Path = Path("runs/rollouts.sqlite")
     max_queued_groups: int = Field(default=4096, ge=1)
     max_queued_mib: int = Field(default=4096, ge=1)
+    remembered_groups: int = Field(default=100_000, ge=1, description="ids that are known when a group comes again")
     max_body_mib: int = Field(default=32, ge=1, le=512, description="size of one group")
     min_free_mib: int = Field(default=64, ge=0, description="disk space below which groups are refused")
 
@@ -35,7 +36,7 @@ def serve_api(config: RolloutApiConfig, token: SecretStr | None = None) -> None:
     clock = SystemClock()
     sock = claim_socket(config.host, config.port)
     with sock:
-        limits = Limits(config.max_queued_groups, config.max_queued_mib * MIB)
+        limits = Limits(config.max_queued_groups, config.max_queued_mib * MIB, config.remembered_groups)
         store = Store(config.database, limits, min_free_bytes=config.min_free_mib * MIB, clock=clock)
         app = create_app(store, clock=clock, token=token, max_body_bytes=config.max_body_mib * MIB)
         print(f"rollout API  {url_of(sock)}  {config.database}", flush=True)  # noqa: T201 the command's result

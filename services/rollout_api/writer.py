@@ -10,11 +10,12 @@ from typing import Generic, TypeVar
 
 from core.logs import get_logger
 from services.rollout_api.ledger import Snapshot, read_snapshot
-from services.rollout_api.refusals import Closing, Refusal, StorageFull
+from services.rollout_api.refusals import Closing, Refusal, StorageFull, TryLater
 
 T = TypeVar("T")
 Operation = Callable[[sqlite3.Connection], T]
 MAX_TOGETHER = 256
+MAX_WAITING = 4096  # operations, each with the body that it writes
 
 log = get_logger("rollout_api")
 
@@ -30,10 +31,13 @@ class _Job(Generic[T]):
 class Writer:
     """Runs operations in order, each in a transaction that is on the disk before its caller hears of it."""
 
-    def __init__(self, connection: sqlite3.Connection, publish: Callable[[Snapshot], None]) -> None:
+    def __init__(
+        self, connection: sqlite3.Connection, publish: Callable[[Snapshot], None], max_waiting: int = MAX_WAITING
+    ) -> None:
         """`publish` is called on the loop after each commit, before the callers of that commit go on."""
         self._connection = connection
         self._publish = publish
+        self._max_waiting = max_waiting
         self._jobs: SimpleQueue[_Job | None] = SimpleQueue()
         self._loop = asyncio.get_running_loop()
         self._thread = Thread(target=self._work, name="rollout-store", daemon=True)
@@ -47,9 +51,14 @@ class Writer:
         return not self._closed and self._thread.is_alive()
 
     async def run(self, operation: Operation[T]) -> T:
-        """The operation's result, once it is on the disk. Raises what the operation raised, StorageFull or Closing."""
+        """The operation's result, once it is on the disk.
+
+        Raises what the operation raised, StorageFull, Closing, and TryLater where too many wait already.
+        """
         if not self.alive:
             raise Closing("the store is closed")
+        if self._jobs.qsize() >= self._max_waiting:
+            raise TryLater(f"{self._max_waiting} operations wait for the disk already")
         answer: asyncio.Future[T] = self._loop.create_future()
         self._jobs.put(_Job(operation, answer))
         # the operation happens whether or not its caller still waits

@@ -16,6 +16,7 @@ import uvicorn
 from pydantic import SecretStr
 
 from core.errors import ConfigError
+from core.files import write_whole
 from core.logs import get_logger
 from services.bind import BearerAuth, check_bind, claim_socket, make_server, signals_end, url_of
 from services.ready import wait_until_ready
@@ -62,10 +63,12 @@ class Trainer:
             await server.serve(sockets=[sock])
         finally:
             training.cancel()
-            with suppress(asyncio.CancelledError):
-                await training
-            await self._engine.aclose()
-            self._metrics.close()
+            try:
+                with suppress(asyncio.CancelledError):
+                    await training
+            finally:
+                await self._engine.aclose()
+                self._metrics.close()
 
     async def _train(self) -> None:
         config, done = self._config, self._loop.progress
@@ -106,10 +109,7 @@ def run_id(out: Path) -> str:
     """The name of the run in that directory, the same whenever it is resumed."""
     file = out / "run_id"
     if not file.exists():
-        out.mkdir(parents=True, exist_ok=True)
-        partial_file = out / "run_id.partial"
-        partial_file.write_text(f"{out.resolve().name}-{uuid4().hex[:8]}\n", encoding="utf-8")
-        partial_file.replace(file)
+        write_whole(file, f"{out.resolve().name}-{uuid4().hex[:8]}\n")
     return file.read_text(encoding="utf-8").strip()
 
 

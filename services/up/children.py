@@ -56,6 +56,7 @@ class Children:
     def __init__(self, logs: Path, grace_seconds: float = GRACE_SECONDS) -> None:
         self._logs, self._grace_seconds = logs, grace_seconds
         self._running: list[Child] = []
+        self._stopping: set[int] = set()
         self._changed = asyncio.Event()
 
     async def __aenter__(self) -> Self:
@@ -93,14 +94,14 @@ class Children:
         """Wait for ever. Raises ServiceDied as soon as a child ends that should not have."""
         while True:
             self._changed.clear()
-            waiting = {asyncio.create_task(child.process.wait()): child for child in self._running}
+            waiting = [asyncio.create_task(child.process.wait()) for child in self._watched()]
             changed = asyncio.create_task(self._changed.wait())
             try:
                 await asyncio.wait([*waiting, changed], return_when=asyncio.FIRST_COMPLETED)
             finally:
                 for task in (*waiting, changed):
                     task.cancel()
-            for child in list(self._running):
+            for child in self._watched():
                 if child.process.returncode is not None:
                     self._ended(child, child.process.returncode)
 
@@ -110,6 +111,7 @@ class Children:
 
     async def stop(self, child: Child) -> None:
         """End one child and all that it started: asked first, killed when it does not."""
+        self._stopping.add(child.process.pid)  # how it ends now is no concern of who watches
         try:
             if child.process.returncode is None:
                 with suppress(ProcessLookupError):
@@ -121,15 +123,21 @@ class Children:
         finally:
             with suppress(ProcessLookupError, PermissionError):
                 os.killpg(child.process.pid, signal.SIGKILL)
-            if child in self._running:
-                self._running.remove(child)
         await child.process.wait()
+        self._forget(child)
 
     def _ended(self, child: Child, code: int) -> None:
         if code != 0 or not child.may_end:
             raise ServiceDied(child, code)
+        self._forget(child)
+
+    def _watched(self) -> list[Child]:
+        return [child for child in self._running if child.process.pid not in self._stopping]
+
+    def _forget(self, child: Child) -> None:
         if child in self._running:
             self._running.remove(child)
+        self._stopping.discard(child.process.pid)
 
     async def _stop_all(self) -> None:
         await asyncio.gather(*(self.stop(child) for child in reversed(self._running)))

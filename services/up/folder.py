@@ -6,6 +6,7 @@ from pydantic import Field
 
 from core.config import Config, read_file, validated
 from core.errors import ConfigError
+from core.files import write_whole
 from trainer.metrics import read_metrics
 
 RUNS = Path("runs")
@@ -50,17 +51,14 @@ class RunFolder:
         """Make the folder for a new run. Raises ConfigError where it holds one that has come to something."""
         if self.groups.exists() or self.evaluation("before").exists() or read_metrics(self.metrics):
             raise ConfigError(f"{self.path} holds a run already: go on with it by --resume, or choose another --out")
-        self.path.mkdir(parents=True, exist_ok=True)
-        partial = self.options.with_suffix(".partial")
-        partial.write_text(options.model_dump_json(indent=2) + "\n", encoding="utf-8")
-        partial.replace(self.options)
+        write_whole(self.options, options.model_dump_json(indent=2) + "\n")
 
     def resumed(self, given: dict[str, object]) -> UpOptions:
         """The options of the run that is in the folder, with what was given now in their place. Raises ConfigError."""
         if not self.options.exists():
             raise ConfigError(f"{self.path} holds no run to resume: leave --resume out to begin one")
         options = validated(UpOptions, {**read_file(self.options), **given}, str(self.options))
-        self.options.write_text(options.model_dump_json(indent=2) + "\n", encoding="utf-8")
+        write_whole(self.options, options.model_dump_json(indent=2) + "\n")
         return options
 
 

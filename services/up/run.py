@@ -5,10 +5,12 @@ import time
 from collections.abc import Sequence
 from contextlib import suppress
 from pathlib import Path
+from typing import NamedTuple
 
 import httpx
 
 from core.errors import QueueError
+from core.files import write_whole
 from core.settings import Settings
 from environments.evaluation import EvaluationReport
 from services.bind import free_ports
@@ -31,7 +33,6 @@ from services.up.summary import (
     mean_phases,
     sampled_tokens_per_second,
     seconds_per_step,
-    write_summary,
 )
 from trainer.metrics import StepRecord, read_metrics
 
@@ -41,6 +42,14 @@ START_SECONDS = 180.0
 LOOK_SECONDS = 0.5
 LAST_STEP_SECONDS = 120.0
 API, TRAINER, ENVIRONMENT, EVALUATION = "rollout API", "trainer", "environment server", "evaluation"
+
+
+class _Services(NamedTuple):
+    """What a training speaks to."""
+
+    children: Children
+    queue: RolloutClient
+    trainer: httpx.AsyncClient
 
 
 class UpRun:
@@ -71,11 +80,15 @@ class UpRun:
                 await self._sequence(children)
                 for watch in watches:
                     watch.cancel()
-        finally:
+        except BaseException:
             end_orphans()
-            self._plot()
+            with suppress(OSError):  # a full disk must not hide what ended the run
+                self._plot()
+            raise
+        end_orphans()
+        self._plot()
         summary = self._summary()
-        write_summary(self._folder.summary, summary)
+        write_whole(self._folder.summary, summary.model_dump_json(indent=2) + "\n")
         return summary
 
     async def _sequence(self, children: Children) -> None:
@@ -85,30 +98,31 @@ class UpRun:
         await children.start(TRAINER, ["serve", "trainer", "--resume", *self._file.arguments()])
         await wait_until_ready(f"{self._trainer_url}/health", f"the {TRAINER}", limit_seconds=START_SECONDS)
         self._view.say(f"{API} {self._api_url}   {TRAINER} {self._trainer_url}   logs {self._folder.logs}")
-        async with RolloutClient(self._api_url, self._settings.api_token, retry_seconds=30.0) as client:
-            run = await self._opened(client)
+        async with RolloutClient(self._api_url, self._settings.api_token, retry_seconds=30.0) as queue, self._http() as trainer:
+            services = _Services(children, queue, trainer)
+            run = await self._opened(queue)
             await self._evaluate(children, "before")
-            await self._train(children, client, run)
+            await self._train(services, run)
         await self._evaluate(children, "after")
         self._enter("stopping")
 
-    async def _train(self, children: Children, client: RolloutClient, run: Run) -> None:
+    async def _train(self, services: _Services, run: Run) -> None:
         if run.status is RunStatus.FINISHED:
             return
         self._folder.evaluation("after").unlink(missing_ok=True)  # of fewer steps, where the run is resumed
         arguments = ["serve", "env", self._options.environment, "--record", str(self._folder.groups)]
-        server = await children.start(ENVIRONMENT, [*arguments, *self._file.arguments()], may_end=True)
+        server = await services.children.start(ENVIRONMENT, [*arguments, *self._file.arguments()], may_end=True)
         self._enter("training", run.step, run.total_steps)
         self._training_since, started = time.time(), time.monotonic()
-        while (status := await client.status()).run is not None and status.run.status is not RunStatus.FINISHED:
-            await self._show_training(status)
+        while (status := await services.queue.status()).run is not None and status.run.status is not RunStatus.FINISHED:
+            await self._show_training(services.trainer, status)
             minutes = (time.monotonic() - started) / 60
             if self._options.minutes is not None and minutes > self._options.minutes:
-                await client.set_run_status(run.id, RunStatus.FINISHED)
+                await services.queue.set_run_status(run.id, RunStatus.FINISHED)
             await asyncio.sleep(LOOK_SECONDS)
-        await self._show_training(status)
-        await children.stop(server)
-        await self._last_step_done(client)
+        await self._show_training(services.trainer, status)
+        await services.children.stop(server)
+        await self._last_step_done(services)
         self._training_seconds = time.monotonic() - started
 
     async def _opened(self, client: RolloutClient) -> Run:
@@ -120,11 +134,11 @@ class UpRun:
             await asyncio.sleep(LOOK_SECONDS)
         return run
 
-    async def _last_step_done(self, client: RolloutClient) -> None:
+    async def _last_step_done(self, services: _Services) -> None:
         """A run that was ended early may still be in a step; the weights after it are what is evaluated."""
         deadline = time.monotonic() + LAST_STEP_SECONDS
-        while (status := await client.status()).counts.leased and time.monotonic() < deadline:
-            await self._show_training(status)
+        while (status := await services.queue.status()).counts.leased and time.monotonic() < deadline:
+            await self._show_training(services.trainer, status)
             await asyncio.sleep(LOOK_SECONDS)
 
     async def _evaluate(self, children: Children, when: str) -> None:
@@ -155,7 +169,7 @@ class UpRun:
         finally:
             ended.cancel()
 
-    async def _show_training(self, status: QueueStatus) -> None:
+    async def _show_training(self, trainer: httpx.AsyncClient, status: QueueStatus) -> None:
         progress, now = self._progress, time.monotonic()
         progress.steps = self._records()
         if status.run is not None:
@@ -165,17 +179,14 @@ class UpRun:
         progress.queued, progress.lost = status.counts.queued, status.counts.lost_trajectories
         progress.playing = sum(one.running for one in status.environments.values())
         with suppress(httpx.HTTPError, ValueError):
-            progress.tokens_per_second = self._tokens.per_second(await self._generated_tokens(), now)
+            progress.tokens_per_second = self._tokens.per_second(await _generated_tokens(trainer), now)
         self._draw()
 
-    async def _generated_tokens(self) -> float:
-        """The trainer's counter of sampled tokens. Raises httpx.HTTPError, ValueError."""
+    def _http(self) -> httpx.AsyncClient:
+        """The trainer's endpoint. Made once: a client costs as much CPU as a hundred requests."""
         token = self._settings.api_token
         headers = {"authorization": f"Bearer {token.get_secret_value()}"} if token else {}
-        async with httpx.AsyncClient(timeout=2.0, trust_env=False) as http:
-            text = (await http.get(f"{self._trainer_url}/metrics", headers=headers)).text
-        name = "natgym_inference_generated_tokens_total "
-        return next((float(line.removeprefix(name)) for line in text.splitlines() if line.startswith(name)), 0.0)
+        return httpx.AsyncClient(base_url=self._trainer_url, headers=headers, timeout=2.0, trust_env=False)
 
     async def _watch(self, children: Children) -> None:
         while True:
@@ -254,6 +265,13 @@ class UpRun:
             tokens_per_second=sampled_tokens_per_second(records),
             peak_mib=self._memory.peaks,
         )
+
+
+async def _generated_tokens(trainer: httpx.AsyncClient) -> float:
+    """The trainer's counter of sampled tokens. Raises httpx.HTTPError, ValueError."""
+    text = (await trainer.get("/metrics")).text
+    name = "natgym_inference_generated_tokens_total "
+    return next((float(line.removeprefix(name)) for line in text.splitlines() if line.startswith(name)), 0.0)
 
 
 def _lines(path: Path) -> int:

@@ -1,7 +1,6 @@
 """What a run came to, as DIR/summary.json and as a table."""
 
 from collections.abc import Iterator, Mapping, Sequence
-from pathlib import Path
 from statistics import fmean
 
 from core.types import Value
@@ -108,13 +107,6 @@ def lost_by_boundary(groups: Sequence[GroupRecord]) -> dict[str, int]:
     """Episodes without a score, by boundary."""
     names = sorted({name for group in groups for name in group.lost})
     return {name: sum(group.lost.get(name, 0) for group in groups) for name in names}
-
-
-def write_summary(path: Path, summary: Summary) -> None:
-    """Write it, whole or not at all."""
-    partial = path.with_suffix(".partial")
-    partial.write_text(summary.model_dump_json(indent=2) + "\n", encoding="utf-8")
-    partial.replace(path)
 
 
 def table_lines(summary: Summary) -> Iterator[str]:

@@ -149,3 +149,19 @@ async def test_closing_refuses_those_who_wait(backend: Counting):
         with pytest.raises(SandboxError, match="closed"):
             await waiting
     await closing
+
+
+async def leased(pool: SandboxPool) -> None:
+    async with pool.lease():
+        pass
+
+
+async def test_who_is_cancelled_while_a_ready_sandbox_is_asked_leaves_none_behind(backend: Counting):
+    async with SandboxPool(backend, SPEC, 1, warm=1) as pool:
+        while await backend.alive() < 1:
+            await asyncio.sleep(0.01)
+        taking = asyncio.create_task(leased(pool))
+        await asyncio.sleep(0)  # it has asked, and no answer has come yet
+        taking.cancel()
+        async with asyncio.timeout(30):
+            await leased(pool)  # there is room for one: the other's place is free again

@@ -67,7 +67,7 @@ def test_a_reward_refuses_a_total_that_its_parts_do_not_add_up_to():
 
 @pytest.mark.parametrize("value", [float("nan"), float("inf")])
 def test_a_reward_refuses_a_part_that_is_not_finite(value: float):
-    with pytest.raises(ValidationError, match="not finite"):
+    with pytest.raises(ValidationError, match="finite number"):
         Reward(total=value, parts={"correct": value})
 
 
@@ -76,7 +76,7 @@ def test_metrics_do_not_add_to_the_reward():
 
 
 def test_a_metric_that_is_not_finite_is_refused():
-    with pytest.raises(ValidationError, match="not finite"):
+    with pytest.raises(ValidationError, match="finite number"):
         Reward.of({"turns": float("nan")}, correct=1.0)
 
 

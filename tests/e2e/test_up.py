@@ -15,6 +15,7 @@ from core.settings import child_environ
 from services.policy_folder import SHIPPED_POLICY
 from services.up.processes import PROC, descendants, parents
 from tests.services.small_policy import NATGYM, ROOT, write_random_policy
+from trainer.metrics import read_metrics
 
 pytestmark = [pytest.mark.nat, pytest.mark.slow]
 
@@ -116,17 +117,37 @@ def test_a_killed_service_is_named_the_others_stop_and_the_run_can_be_resumed(po
     assert json.loads((out / "summary.json").read_text())["steps"] >= done
 
 
-@pytest.mark.parametrize(("number", "code"), [(signal.SIGINT, 130), (signal.SIGTERM, 143)])
-def test_a_signal_ends_it_quietly_and_leaves_no_process(policy: Path, tmp_path: Path, number: int, code: int):
+PHASES = {  # arguments that lead to a phase, and what is there as soon as it has begun; an evaluation plays 32 at once
+    "starting": (("--steps", "100", "--eval-tasks", "0"), "logs/rollout_api.log"),
+    "evaluating before": (("--steps", "100", "--eval-tasks", "100"), "logs/evaluation-before.progress"),
+    "training": (("--steps", "100", "--eval-tasks", "0"), "groups.jsonl"),
+    "evaluating after": (("--steps", "1", "--eval-tasks", "40", "--eval-samples", "1"), "logs/evaluation-after.progress"),
+}
+
+
+@pytest.mark.parametrize("phase", PHASES)
+def test_ctrl_c_ends_every_phase_quietly_and_leaves_no_process(policy: Path, tmp_path: Path, phase: str):
+    out, (arguments, begun) = tmp_path / "run", PHASES[phase]
+    with up(policy, out, *arguments) as process:
+        wait_for(out / begun, process)
+        below = descendants(process.pid, parents())
+        process.send_signal(signal.SIGINT)
+        _, told = process.communicate(timeout=LIMIT_SECONDS)
+    # a machine that is busy enough may have a service killed after its grace, which is told before
+    assert (process.returncode, told.splitlines()[-1]) == (130, f"stopped; `natgym up --resume --out {out}` goes on")
+    assert running(below) == []
+    assert (out / "reward.png").exists() == bool(read_metrics(out / "metrics.jsonl"))
+
+
+def test_sigterm_ends_it_as_ctrl_c_does(policy: Path, tmp_path: Path):
     out = tmp_path / "run"
     with up(policy, out, "--steps", "100", "--eval-tasks", "0") as process:
-        wait_for(out / "groups.jsonl", process)
+        wait_for(out / "logs/rollout_api.log", process)
         below = descendants(process.pid, parents())
-        process.send_signal(number)
+        process.send_signal(signal.SIGTERM)
         _, told = process.communicate(timeout=LIMIT_SECONDS)
-    assert (process.returncode, told) == (code, f"stopped; `natgym up --resume --out {out}` goes on\n")
+    assert (process.returncode, told.splitlines()[-1]) == (143, f"stopped; `natgym up --resume --out {out}` goes on")
     assert running(below) == []
-    assert (out / "reward.png").exists() == bool((out / "metrics.jsonl").read_text())
 
 
 def test_services_die_with_the_process_that_started_them(policy: Path, tmp_path: Path):

@@ -127,3 +127,13 @@ async def test_a_cut_answer_says_so():
 async def test_an_answer_that_is_no_completion_is_a_policy_error(reply: object):
     with pytest.raises(PolicyError):
         await complete(reply)
+
+
+async def test_a_turn_notes_that_its_sampling_was_constrained():
+    reply = chatted({"content": "x"})
+    reply["choices"][0]["constrained"] = True  # type: ignore[index,call-overload]
+    async with inference_server(reply) as server:
+        policy = open_policy(PolicyConfig(kind=PolicyKind.SERVER, base_url=server.url))
+        trajectory = await run_episode(Arena(SUMS, policy, FakeBackend()), TASK, "e")
+        await policy.aclose()
+    assert [turn.constrained for turn in trajectory.turns] == [True]

@@ -7,7 +7,7 @@ import pytest
 
 from core.config import load_config
 from core.errors import ConfigError, PolicyError
-from core.types import FinishReason, Message, Role, StopReason, Turn
+from core.types import FinishReason, Message, Role, StopReason, ToolCall, Turn
 from environments.completion_client import CompletionClient
 from environments.episode import Arena, run_episode
 from environments.gold_policy import GoldPolicy
@@ -16,6 +16,7 @@ from environments.token_policy import Reader, TokenPolicy
 from tests.environments.inference_server import InferenceServer, generated, inference_server
 from tests.fakes import FakeBackend, Sums, call
 from tests.tool_call_parsers.tiny_model import KEEPS_THINKING, write_model
+from tool_call_parsers.base import PARSERS
 from tool_call_parsers.hermes import HermesParser
 from tool_call_parsers.rendering import Renderer, count_forks
 
@@ -95,7 +96,9 @@ async def test_the_server_is_asked_in_sglangs_shape(renderer: Renderer):
 
 
 async def test_every_prompt_of_an_episode_begins_with_the_turn_before_it(renderer: Renderer):
-    letters = [index for letter in call("write", text="4") for index in renderer.encode_plain(letter)]
+    inside = call("write", text="4").removeprefix("<tool_call>").removesuffix("</tool_call>")
+    spelled = [index for letter in inside for index in renderer.encode_plain(letter)]  # no tokenizer writes it so
+    letters = [*renderer.encode("<tool_call>"), *spelled, *renderer.encode("</tool_call>")]
     replies = [
         generated(letters),
         generated(renderer.encode(call("look", path="answer")), "length"),
@@ -113,18 +116,28 @@ async def test_every_prompt_of_an_episode_begins_with_the_turn_before_it(rendere
     )
 
 
-async def test_a_marker_that_was_not_sampled_as_one_is_still_read(renderer: Renderer):
+async def test_a_marker_that_was_not_sampled_as_one_is_text(renderer: Renderer):
     ids = renderer.encode_plain(call("finish"))
     async with inference_server(generated(ids)) as server:
         policy = policy_of(server, renderer)
         completion = await policy.complete(REQUEST)
         await policy.aclose()
-    assert [one.name for one in completion.message.tool_calls] == ["finish"]
+    assert (completion.message.tool_calls, completion.message.content) == ((), call("finish"))
+
+
+async def test_a_call_has_an_id_of_its_own_in_the_conversation(renderer: Renderer):
+    kimi = "<|tool_calls_section_begin|><|tool_call_begin|>functions.finish:0<|tool_call_argument_begin|>{}<|tool_call_end|>"
+    before = Turn(
+        message=Message(role=Role.ASSISTANT, tool_calls=(ToolCall(id="functions.finish:0", name="f", arguments="{}"),))
+    )
+    reader = Reader(renderer, PARSERS.load("kimi_k2")())
+    parsed = reader.read((), renderer.encode(kimi), CompletionRequest("e", TASK, (before,)))
+    assert [one.id for one in parsed.message().tool_calls] == ["functions.finish:1"]
 
 
 async def test_a_prompt_that_opened_the_reasoning_is_noticed(renderer: Renderer):
     prompt = renderer.encode("<|im_start|>assistant\n<think>\n")
-    parsed = Reader(renderer, HermesParser()).read(prompt, renderer.encode("hm</think>Yes."), ())
+    parsed = Reader(renderer, HermesParser()).read(prompt, renderer.encode("hm</think>Yes."), REQUEST)
     assert (parsed.reasoning, parsed.content) == ("hm", "Yes.")
 
 

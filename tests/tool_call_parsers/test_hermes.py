@@ -138,7 +138,7 @@ def test_work_grows_with_the_length_of_a_hostile_text(piece: str):
 
 
 def test_after_too_much_broken_json_blocks_are_refused_unread():
-    parsed = PARSER.parse('<tool_call>{"a": "x' * 5000 + '<tool_call>{"name": "f", "arguments": {}}')
+    parsed = PARSER.parse('<tool_call>{"a": [1 ' * 12_000 + '<tool_call>{"name": "f", "arguments": {}}')
     assert parsed.malformed[-1].problem == "too many broken blocks before this one"
 
 

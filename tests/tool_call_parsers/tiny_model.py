@@ -85,8 +85,8 @@ CORPUS = [
 ]
 
 
-def tiny_tokenizer() -> Tokenizer:
-    """A byte-level BPE of about 500 entries with Qwen's control tokens and markers."""
+def tiny_tokenizer(control: Sequence[str] = CONTROL, markers: Sequence[str] = MARKERS) -> Tokenizer:
+    """A byte-level BPE of about 500 entries with Qwen's control tokens and markers, or others."""
     tokenizer = Tokenizer(models.BPE())
     split = pre_tokenizers.Split(Regex(r"\d| ?[^\s\d]+|\s+"), behavior="isolated")
     tokenizer.pre_tokenizer = pre_tokenizers.Sequence(
@@ -94,9 +94,9 @@ def tiny_tokenizer() -> Tokenizer:
     )
     tokenizer.decoder = decoders.ByteLevel()
     alphabet = pre_tokenizers.ByteLevel.alphabet()
-    trainer = trainers.BpeTrainer(vocab_size=500, initial_alphabet=alphabet, show_progress=False, special_tokens=list(CONTROL))
+    trainer = trainers.BpeTrainer(vocab_size=500, initial_alphabet=alphabet, show_progress=False, special_tokens=list(control))
     tokenizer.train_from_iterator(CORPUS * 4, trainer)
-    tokenizer.add_tokens([AddedToken(marker, special=False, normalized=False) for marker in MARKERS])
+    tokenizer.add_tokens([AddedToken(marker, special=False, normalized=False) for marker in markers])
     return tokenizer
 
 

@@ -4,7 +4,7 @@ Shapes: P prompt tokens, C completion tokens. Logprobs are nats, float32, of the
 drawn from: after temperature, top_k and top_p. Where the likeliest token is taken, they are those at temperature 1.
 """
 
-from collections.abc import AsyncIterator, Mapping
+from collections.abc import AsyncIterator, Callable, Mapping
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Annotated, NamedTuple, Protocol
 
@@ -40,12 +40,31 @@ class SamplingParams(Value):
         return self.temperature < MIN_TEMPERATURE
 
 
+class TokenConstraint(Protocol):
+    """Which tokens may come next in one completion; used from the decode thread only. Never raises."""
+
+    @property
+    def problem(self) -> str:
+        """Why it cannot go on; an empty string while it can."""
+        ...
+
+    def allowed(self) -> bytes:
+        """One bit a token id, least significant first; ids beyond the end are not allowed."""
+        ...
+
+    def accept(self, token: int) -> None:
+        """That token was sampled."""
+        ...
+
+
 class GenerationRequest(Value):
     """One prompt to continue. `session_id` is the episode: its last turn's cache is kept for its next one."""
 
     prompt_ids: TokenIds = Field(min_length=1)
     params: SamplingParams = SamplingParams()
     session_id: str | None = None
+    constraint: Callable[[], TokenConstraint] | None = None
+    """Makes what masks the logits; logprobs are then those of the masked distribution."""
 
 
 class VersionSpan(NamedTuple):

@@ -4,13 +4,14 @@ Keys that change nothing here (`user`, `metadata`) are passed over. Keys that as
 refused, so that nobody gets samples of another distribution than the one asked for.
 """
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Annotated, Literal, Self
 
 from pydantic import BaseModel, ConfigDict, Field, JsonValue, model_validator
 
+from core.errors import UnknownName, UserError
 from core.types import JsonObject, Message, Role, TokenIds, ToolCall, ToolSpec
-from trainer.inference.base import GenerationRequest, SamplingParams
+from trainer.inference.base import GenerationRequest, SamplingParams, TokenConstraint
 
 UNSUPPORTED: dict[str, JsonValue] = {
     "best_of": 1,
@@ -142,6 +143,7 @@ class MessageBody(Body):
 class FunctionBody(Body):
     name: str
     description: str = ""
+    strict: bool | None = None
     parameters: JsonObject = Field(default_factory=lambda: {"type": "object", "properties": {}})
 
 
@@ -155,12 +157,24 @@ class ToolBody(Body):
         return ToolSpec(name=function.name, description=function.description, parameters=function.parameters)
 
 
+class NamedFunction(Body):
+    name: str
+
+
+class NamedTool(Body):
+    """The one tool that must be called."""
+
+    type: Literal["function"] = "function"
+    function: NamedFunction
+
+
 class ChatBody(SamplingBody):
     """POST /v1/chat/completions."""
 
     messages: tuple[MessageBody, ...] = Field(min_length=1)
     tools: tuple[ToolBody, ...] | None = None
-    tool_choice: Literal["auto", "none"] | None = None
+    tool_choice: Literal["auto", "none", "required"] | NamedTool | None = None
+    parallel_tool_calls: bool | None = None
     max_completion_tokens: Count | None = None
     logprobs: bool | None = None
 
@@ -168,6 +182,24 @@ class ChatBody(SamplingBody):
     def offered(self) -> tuple[ToolSpec, ...]:
         """The tools that the model may call in this turn."""
         return () if self.tool_choice == "none" else tuple(tool.spec() for tool in self.tools or ())
+
+    @property
+    def demanded(self) -> tuple[FunctionBody, ...]:
+        """The tools that the choice leaves. Raises UnknownName for one that was not offered, UserError where none was."""
+        functions = tuple(tool.function for tool in self.tools or ())
+        if isinstance(self.tool_choice, NamedTool):
+            name = self.tool_choice.function.name
+            functions, offered = tuple(one for one in functions if one.name == name), functions
+            if not functions:
+                raise UnknownName("tool", name, [one.name for one in offered])
+        elif self.tool_choice == "required" and not functions:
+            raise UserError("tool_choice 'required' needs tools")
+        return functions
+
+    @property
+    def must_call(self) -> bool:
+        """Whether the turn must contain a call."""
+        return self.tool_choice == "required" or isinstance(self.tool_choice, NamedTool)
 
 
 class CompletionBody(SamplingBody):
@@ -231,13 +263,20 @@ class GenerateBody(Asked):
         )
 
 
-def requests_of(prompt_ids: TokenIds, params: SamplingParams, choices: int, session_id: str | None) -> list[GenerationRequest]:
+def requests_of(
+    prompt_ids: TokenIds,
+    params: SamplingParams,
+    choices: int,
+    session_id: str | None,
+    constraint: Callable[[], TokenConstraint] | None = None,
+) -> list[GenerationRequest]:
     """One request a choice; with a seed, choice i draws from seed + i."""
     return [
         GenerationRequest(
             prompt_ids=prompt_ids,
             params=params if params.seed is None else params.model_copy(update={"seed": params.seed + index}),
             session_id=session_id,
+            constraint=constraint,
         )
         for index in range(choices)
     ]

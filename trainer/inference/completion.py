@@ -29,6 +29,7 @@ class Completion:
         self.end: FinishReason | PolicyError | None = None
         self._taken = 0
         self._random = Random(seed)
+        self._constraint = request.constraint() if request.constraint is not None else None
         self._stops = frozenset(params.stop_token_ids)
         self._starts: list[tuple[int, int]] = []  # (version, first completion token of it)
         self._decode = decode
@@ -39,8 +40,15 @@ class Completion:
         """The next number in [0, 1) of this request's own stream."""
         return self._random.random()
 
+    def allowed(self) -> bytes | None:
+        """Which tokens may be sampled next, a bit each; None where any may."""
+        return None if self._constraint is None else self._constraint.allowed()
+
     def append(self, token: int, logprob: float, version: int) -> None:
         """Take one sampled token and see whether it is the last."""
+        if self._constraint is not None and self._constraint.problem:
+            self.end = PolicyError(f"constrained sampling: {self._constraint.problem}")
+            return
         if not isfinite(logprob):
             self.end = PolicyError(f"policy version {version} gives no finite logits; its weights have diverged")
             return
@@ -48,6 +56,8 @@ class Completion:
             self._starts.append((version, len(self.logprobs)))
         self.tokens.append(token)
         self.logprobs.append(logprob)
+        if self._constraint is not None:
+            self._constraint.accept(token)
         if token in self._stops or (self.params.stop and self._spells_stop()):
             self.end = FinishReason.STOP
         elif len(self.tokens) >= self.limit:

@@ -25,7 +25,7 @@ from trainer.inference.base import (
 )
 from trainer.inference.completion import Completion, Decode
 from trainer.inference.qwen3 import Qwen3
-from trainer.inference.scheduler import Scheduler
+from trainer.inference.scheduler import Room, Scheduler
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -81,13 +81,8 @@ class LocalEngine:
         self._vocabulary = model.config.vocab_size
         self._decode = decode
         self._seeds = Random(self.config.seed)
-        self._scheduler = Scheduler(
-            model,
-            max_batch=self.config.max_batch,
-            prefill_tokens=self.config.prefill_tokens,
-            cache_tokens=self.config.cache_tokens,
-            version=version,
-        )
+        room = Room(self.config.max_batch, self.max_length, self.config.prefill_tokens, self.config.cache_tokens)
+        self._scheduler = Scheduler(model, room, version)
         self._inbox: deque[Callable[[], None]] = deque()
         self._awake = Condition()
         self._tickets: dict[Completion, _Ticket] = {}

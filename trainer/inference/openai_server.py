@@ -13,10 +13,12 @@ from starlette.routing import Route
 from core.errors import NatgymError
 from core.types import JsonObject
 from tool_call_parsers.base import ToolCallParser
+from tool_call_parsers.reader import CompletionReader
 from tool_call_parsers.rendering import Renderer
 from trainer.inference.base import EngineStats, InferenceEngine
 from trainer.inference.chat_route import chat_completions
 from trainer.inference.completions_route import completions
+from trainer.inference.constraints import Constrainer
 from trainer.inference.generate_route import generate
 from trainer.inference.http_answers import on_error
 from trainer.inference.served import Served
@@ -51,7 +53,8 @@ def create_app(
         ],
         exception_handlers=dict.fromkeys((NatgymError, ValidationError, HTTPException, Exception), on_error),
     )
-    app.state.served = Served(engine, renderer, parser, model_id, model_path)
+    reader = CompletionReader(renderer, parser)
+    app.state.served = Served(engine, reader, Constrainer(reader), model_id, model_path)
     return app
 
 

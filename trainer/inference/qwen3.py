@@ -15,7 +15,7 @@ from torch import Tensor
 from core.config import read_file, validated
 from core.errors import ConfigError, TrainingError
 from core.types import JsonObject, Value
-from trainer.inference.kv_slab import KVSlab
+from trainer.inference.kv_slab import KVSlab, SlabShape
 
 
 class Qwen3Config(Value):
@@ -159,10 +159,11 @@ class Qwen3:
         for name, place in self._places.items():
             place.copy_(weights[name])
 
-    def slab(self, rows: int) -> KVSlab:
-        """An empty slab for that many requests."""
+    def slab(self, rows: int, max_length: int) -> KVSlab:
+        """An empty slab for that many requests of at most `max_length` tokens. Raises ConfigError."""
         config = self.config
-        return KVSlab(config.num_hidden_layers, rows, config.num_key_value_heads, config.head_dim, self.device)
+        shape = SlabShape(config.num_hidden_layers, rows, config.num_key_value_heads, max_length, config.head_dim)
+        return KVSlab(shape, self.device)
 
     def forward(self, feed: Feed, slab: KVSlab) -> Tensor:
         """Logits after the last token of each row, (count, vocab); keys and values of all tokens go to the slab."""

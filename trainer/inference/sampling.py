@@ -33,6 +33,29 @@ def draw(logits: Tensor, params: Sequence[SamplingParams], uniforms: Sequence[fl
     return tokens.squeeze(1).tolist(), logprobs.gather(1, tokens).squeeze(1).tolist()
 
 
+def masked(logits: Tensor, allowed: Sequence[bytes | None]) -> Tensor:
+    """Logits (B, vocab), with -inf for the tokens that a row does not allow; None allows any.
+
+    A mask holds one bit a token, least significant first. The same tensor where no row has one.
+    """
+    if all(bits is None for bits in allowed):
+        return logits
+    logits = logits.clone()
+    for row, bits in enumerate(allowed):
+        if bits is not None:
+            logits[row].masked_fill_(_forbidden(bits, logits.shape[1]).to(logits.device), -torch.inf)
+    return logits
+
+
+def _forbidden(bits: bytes, vocabulary: int) -> Tensor:
+    """Whether each token (vocab) is left out of a mask."""
+    octets = torch.frombuffer(bytearray(bits), dtype=torch.uint8)
+    known = ((octets.unsqueeze(1) >> torch.arange(8, dtype=torch.uint8)) & 1).flatten()[:vocabulary] == 0
+    forbidden = torch.ones(vocabulary, dtype=torch.bool)
+    forbidden[: len(known)] = known
+    return forbidden
+
+
 def _truncated(logprobs: Tensor, params: Sequence[SamplingParams]) -> Tensor:
     """Logprobs after top_k, then top_p, renormalised; -inf for what was cut. The likeliest token always stays."""
     vocabulary, device = logprobs.shape[1], logprobs.device

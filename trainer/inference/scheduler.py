@@ -8,6 +8,7 @@ from collections import deque
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from time import perf_counter
+from typing import NamedTuple
 
 from torch import Tensor
 
@@ -17,7 +18,7 @@ from trainer.inference.completion import Completion
 from trainer.inference.kv_slab import KVSlab
 from trainer.inference.prefix_cache import BLOCK, Prefix, PrefixCache
 from trainer.inference.qwen3 import Feed, Qwen3
-from trainer.inference.sampling import draw
+from trainer.inference.sampling import draw, masked
 
 
 @dataclass
@@ -32,6 +33,19 @@ class Counters:
     prefill_seconds: float = 0.0
     decode_seconds: float = 0.0
     publish_seconds: float = 0.0
+
+
+class Room(NamedTuple):
+    """How much is decoded and kept at once."""
+
+    max_batch: int
+    """Completions decoded together."""
+    max_length: int
+    """Prompt and completion, in tokens."""
+    prefill_tokens: int
+    """Prompt tokens computed between two decode steps."""
+    cache_tokens: int
+    """Tokens kept for a next turn."""
 
 
 @dataclass(frozen=True)
@@ -51,14 +65,14 @@ class Admission:
 class Scheduler:
     """Decodes completions in batches. Not safe for two threads at once."""
 
-    def __init__(self, model: Qwen3, *, max_batch: int, prefill_tokens: int, cache_tokens: int, version: int = 0) -> None:
+    def __init__(self, model: Qwen3, room: Room, version: int = 0) -> None:
         self.model, self.version = model, version
         self.counters = Counters()
-        self.cache = PrefixCache(cache_tokens)
+        self.cache = PrefixCache(room.cache_tokens)
         self.waiting: deque[Completion] = deque()
         self.running: list[Completion] = []
-        self._max_batch, self._prefill_tokens = max_batch, prefill_tokens
-        self._slab: KVSlab = model.slab(max_batch)
+        self._room = room
+        self._slab: KVSlab = model.slab(room.max_batch, room.max_length)
 
     @property
     def idle(self) -> bool:
@@ -81,7 +95,7 @@ class Scheduler:
         lost = [*self.running, *self.waiting]
         self.running, self.waiting = [], deque()
         self.cache.clear()
-        self._slab = self.model.slab(self._max_batch)
+        self._slab = self.model.slab(self._room.max_batch, self._room.max_length)
         return lost
 
     def swap(self, weights: Mapping[str, Tensor], version: int) -> None:
@@ -99,7 +113,7 @@ class Scheduler:
         """Admit, then sample one token for all that run. Returns those that got tokens or ended, each once."""
         touched: dict[Completion, None] = {}
         computed = 0
-        while computed < self._prefill_tokens and (admissions := self._admissions(self._prefill_tokens - computed)):
+        while computed < self._room.prefill_tokens and (admissions := self._admissions(self._room.prefill_tokens - computed)):
             computed += sum(admission.missing for admission in admissions)
             touched.update(dict.fromkeys(self._prefill(admissions)))
         if self.running:
@@ -145,8 +159,8 @@ class Scheduler:
         if len(runs) > 1:
             yield Feed.runs(runs, starts, first_row, self.model.device)
             return
-        for begin in range(0, len(runs[0]), self._prefill_tokens):
-            part = runs[0][begin : begin + self._prefill_tokens]
+        for begin in range(0, len(runs[0]), self._room.prefill_tokens):
+            part = runs[0][begin : begin + self._room.prefill_tokens]
             yield Feed.runs([part], [starts[0] + begin], first_row, self.model.device)
 
     def _decode(self) -> list[Completion]:
@@ -159,6 +173,7 @@ class Scheduler:
         return batch
 
     def _sample(self, batch: Sequence[Completion], logits: Tensor) -> None:
+        logits = masked(logits, [one.allowed() for one in batch])
         tokens, logprobs = draw(logits, [one.params for one in batch], [one.uniform() for one in batch])
         for completion, token, logprob in zip(batch, tokens, logprobs, strict=True):
             completion.append(token, logprob, self.version)
@@ -175,7 +190,7 @@ class Scheduler:
         computing: set[int] = set()
         widest = 0
         for completion in self.waiting:
-            if len(self.running) + len(chosen) >= self._max_batch:
+            if len(self.running) + len(chosen) >= self._room.max_batch:
                 break
             source, shared = self.cache.find(completion.tokens, completion.prompt_keys)
             admission = Admission(completion, source, min(shared, completion.prompt_length - 1))
@@ -195,10 +210,12 @@ class Scheduler:
         for completion in ended:
             row = self.running.index(completion)
             self._retire(completion, row)
+            self._slab.free_row(row, len(completion.tokens))
             mover = self.running.pop()
             if mover is completion:
                 continue
             self._slab.copy_row(len(self.running), row, len(mover.tokens) - 1)
+            self._slab.free_row(len(self.running), len(mover.tokens))
             self.running[row] = mover
             if mover.prefix is not None:
                 mover.prefix.row = row

@@ -10,9 +10,10 @@ from pydantic import JsonValue
 from core.clock import Clock, SystemClock
 from core.errors import NatgymError
 from core.types import JsonObject
-from tool_call_parsers.base import ToolCallParser
+from tool_call_parsers.reader import CompletionReader
 from tool_call_parsers.rendering import Renderer
 from trainer.inference.base import Generation, GenerationRequest, InferenceEngine, TokenChunk, UnusableRequest
+from trainer.inference.constraints import Constrainer
 
 
 class UnknownModel(UnusableRequest):
@@ -24,11 +25,16 @@ class Served:
     """One model behind one engine."""
 
     engine: InferenceEngine
-    renderer: Renderer
-    parser: ToolCallParser
+    reader: CompletionReader
+    constrainer: Constrainer
     model_id: str
     model_path: str
     clock: Clock = field(default_factory=SystemClock)
+
+    @property
+    def renderer(self) -> Renderer:
+        """The tokenizer with its chat template."""
+        return self.reader.renderer
 
     def check_model(self, model: str | None) -> None:
         """Raises UnknownModel; no model at all means ours."""

@@ -41,6 +41,7 @@ class Evaluation:
             "call": self.tools.call,
             "config": lambda request: self._run(check_config(request)),
             "setup": self.setup.run,
+            "install": self.setup.install,
             "workflow": lambda request: self._run(run_workflow(request, self.channel)),
             "tests": lambda _: suite.run(),
         }

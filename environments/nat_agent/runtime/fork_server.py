@@ -1,7 +1,8 @@
 """Imports NAT once and forks a child for each evaluation. Start with `python -I fork_server.py` in an empty directory.
 
 Speaks frames (see frames.py) on its standard streams. It relays what host and children say to each other without
-reading it, kills children at their limits, and says how each one ended. No code of an agent runs in this process.
+reading it, in memory that no child inherits, kills children at their limits, and says how each one ended. No code of
+an agent runs in this process.
 """
 
 import contextlib
@@ -9,12 +10,14 @@ import importlib.util
 import json
 import os
 import resource
+import select
 import selectors
 import signal
 import socket
 import sys
 import time
 import warnings
+from collections import deque
 from collections.abc import Callable
 from pathlib import Path
 
@@ -22,7 +25,8 @@ from pathlib import Path
 _spec = importlib.util.spec_from_file_location("runtime", Path(__file__).resolve().with_name("__init__.py"))
 sys.modules["runtime"] = importlib.util.module_from_spec(_spec)
 
-from runtime import isolation  # noqa: E402
+from runtime import accounts, isolation  # noqa: E402
+from runtime.buffers import Buffer  # noqa: E402
 from runtime.frames import INNER, MAX_FRAME, OUTER  # noqa: E402
 
 ENVIRON = {
@@ -37,18 +41,32 @@ ENVIRON = {
     "LANG": "C.UTF-8",
 }
 MAX_CHILD_BYTES = 16 << 20
-READ_SIZE = 1 << 16
+HOST_BUFFER = 4 << 20
+WATCH_SECONDS = 0.25
+WEIGH_SECONDS = 1.0  # to weigh a crowd of processes takes a good part of this
 STDIN, STDOUT = 0, 1
 
 
 class Child:
     """One evaluation, as the server sees it: a process, a socket, a deadline and what is waiting to be sent."""
 
-    def __init__(self, channel: int, pid: int, sock: socket.socket, deadline: float) -> None:
-        self.channel, self.pid, self.sock, self.deadline = channel, pid, sock, deadline
-        self.inbox, self.outbox = bytearray(), bytearray()
-        self.received = 0
+    def __init__(self, order: dict, pid: int, sock: socket.socket) -> None:
+        self.channel, self.pid, self.sock = order["channel"], pid, sock
+        self.pidfd = os.pidfd_open(pid)
         self.reason = ""
+        """Why it was ended."""
+        self.deadline = time.monotonic() + order["wall_seconds"]
+        self.cpu_seconds, self.memory_mib = order["cpu_seconds"], order["memory_mib"]
+        self.inbox = Buffer(INNER.size + MAX_FRAME)
+        self.outbox: deque[Buffer] = deque()
+        """Frames that were not sent whole yet."""
+        self.received = 0
+
+    def close(self) -> None:
+        """Hang up and forget what was said."""
+        self.sock.close()
+        for buffer in (self.inbox, *self.outbox):
+            buffer.close()
 
 
 class Server:
@@ -58,8 +76,12 @@ class Server:
         self.workspace, self.live = workspace, live
         self.selector = selectors.DefaultSelector()
         self.children: dict[int, Child] = {}
-        self.inbox, self.outbox = bytearray(), bytearray()
+        self.inbox, self.outbox = Buffer(HOST_BUFFER), Buffer(HOST_BUFFER)
+        self.frame, self.frame_left, self.frame_to = Buffer(INNER.size), 0, 0
+        """What came so far of a frame for a child, how many bytes are still to come, and the child's channel."""
         self.namespaces = isolation.PidNamespaces()
+        self.accountable = accounts.readable()
+        self.next_watch = self.next_weighing = 0.0
 
     def serve(self, hello: dict) -> None:
         """Answer until standard input ends."""
@@ -75,20 +97,27 @@ class Server:
                 elif key.fd == STDIN:
                     if not self._read_host():
                         return
+                elif key.fd == key.data.pidfd:
+                    self._reap(key.data)
                 else:
                     self._serve_child(key.data, events)
             self._kill_the_late()
+            self._kill_the_greedy()
 
     def say(self, message: dict) -> None:
         self._put(0, json.dumps(message).encode())
 
-    def _put(self, channel: int, body: bytes) -> None:
-        self.outbox += OUTER.pack(len(body), channel) + body
+    def _put(self, channel: int, body: bytes | memoryview) -> None:
+        while self.outbox.room < OUTER.size + len(body):  # the host reads all the time
+            select.select([], [STDOUT], [])
+            self._flush()
+        self.outbox.put(OUTER.pack(len(body), channel))
+        self.outbox.put(body)
 
     def _flush(self) -> None:
         if self.outbox:
             with contextlib.suppress(BlockingIOError):
-                del self.outbox[: os.write(STDOUT, self.outbox)]
+                self.outbox.drop(os.write(STDOUT, self.outbox.head()))
         waiting = STDOUT in self.selector.get_map()
         if self.outbox and not waiting:
             self.selector.register(STDOUT, selectors.EVENT_WRITE, None)
@@ -96,39 +125,64 @@ class Server:
             self.selector.unregister(STDOUT)
 
     def _read_host(self) -> bool:
-        data = os.read(STDIN, 1 << 20)
-        self.inbox += data
-        while len(self.inbox) >= OUTER.size:
-            length, channel = OUTER.unpack_from(self.inbox)
-            end = OUTER.size + length
-            if len(self.inbox) < end:
-                break
-            body = bytes(self.inbox[OUTER.size : end])
-            del self.inbox[:end]
-            self._host_frame(channel, body)
-        return bool(data)
+        count = self.inbox.fill(lambda room: os.readv(STDIN, [room]))
+        while self._relay() if self.frame_left else self._take_order():
+            pass
+        return count > 0
 
-    def _host_frame(self, channel: int, body: bytes) -> None:
+    def _take_order(self) -> bool:
+        """Carry out an order, or begin to relay a frame; False where more has to come first."""
+        if len(self.inbox) < OUTER.size:
+            return False
+        length, channel = OUTER.unpack_from(self.inbox.head(OUTER.size))
         if channel == 0:
-            order = json.loads(body)
-            if order["do"] == "fork":
-                self._fork(order)
-            elif order["channel"] in self.children:
-                self._end(self.children[order["channel"]], "killed")
-        elif channel in self.children:
-            child = self.children[channel]
-            child.outbox += INNER.pack(len(body)) + body
+            if len(self.inbox) < OUTER.size + length:
+                return False
+            order = json.loads(bytes(self.inbox.head(OUTER.size + length)[OUTER.size :]))
+            self.inbox.drop(OUTER.size + length)
+            self._obey(order)
+            return True
+        self.inbox.drop(OUTER.size)
+        self.frame, self.frame_left, self.frame_to = Buffer(INNER.size + length), length, channel
+        self.frame.put(INNER.pack(length))
+        return True
+
+    def _relay(self) -> bool:
+        """Pass on what is there of a frame; False where more has to come first."""
+        part = self.inbox.head(self.frame_left)
+        count = len(part)
+        self.frame.put(part)
+        self.inbox.drop(count)
+        self.frame_left -= count
+        if self.frame_left == 0 and self.frame_to in self.children:
+            child = self.children[self.frame_to]
+            child.outbox.append(self.frame)
             self._send_to(child)
+        return count > 0
+
+    def _obey(self, order: dict) -> None:
+        if order["do"] == "fork":
+            self._fork(order)
+        elif order["channel"] in self.children:
+            self._end(self.children[order["channel"]], "killed")
 
     def _fork(self, order: dict) -> None:
         ours, theirs = socket.socketpair()
-        pid = self.namespaces.fork()
+        try:
+            pid = self.namespaces.fork()
+        except OSError as error:  # no process can be made: nobody's code is to blame
+            ours.close()
+            theirs.close()
+            self.say({"ended": order["channel"], "reason": f"cannot fork: {error.strerror}", "refused": True, "cpu_seconds": 0})
+            return
         if pid == 0:
             ours.close()
             self._become_child(theirs, order)
         theirs.close()
         ours.setblocking(False)
-        child = Child(order["channel"], pid, ours, time.monotonic() + order["wall_seconds"])
+        child = Child(order, pid, ours)
+        if not self.children:
+            self.next_watch = time.monotonic() + WATCH_SECONDS
         self.children[child.channel] = child
         self.selector.register(ours, selectors.EVENT_READ, child)
 
@@ -138,7 +192,6 @@ class Server:
         try:
             os.setsid()
             close_inherited(sock)
-            self._forget_the_others()
             isolation.prctl(isolation.PR_SET_PDEATHSIG, isolation.SIGKILL)
             walls = isolation.enter(self.workspace, first_process=self.namespaces.works)
             workspace = Path(self.workspace)
@@ -152,45 +205,41 @@ class Server:
         finally:
             os._exit(status)
 
-    def _forget_the_others(self) -> None:
-        """Overwrite what passed through here on its way to and from other evaluations."""
-        for buffer in (self.inbox, self.outbox, *(b for child in self.children.values() for b in (child.inbox, child.outbox))):
-            buffer[:] = bytes(len(buffer))
-        self.children.clear()
-
     def _serve_child(self, child: Child, events: int) -> None:
-        if events & selectors.EVENT_WRITE:
+        if events & selectors.EVENT_WRITE and child.channel in self.children:
             self._send_to(child)
         if events & selectors.EVENT_READ and child.channel in self.children:
             try:
-                data = child.sock.recv(READ_SIZE)
+                count = child.inbox.fill(child.sock.recv_into)
             except BlockingIOError:
                 return
             except OSError:
-                data = b""
-            if not data:
+                count = 0
+            child.received += count
+            if not count:
                 self._end(child, "ended")
             else:
-                self._child_bytes(child, data)
+                self._child_frames(child)
 
-    def _child_bytes(self, child: Child, data: bytes) -> None:
-        child.inbox += data
-        child.received += len(data)
+    def _child_frames(self, child: Child) -> None:
         while len(child.inbox) >= INNER.size:
-            (length,) = INNER.unpack_from(child.inbox)
+            (length,) = INNER.unpack_from(child.inbox.head(INNER.size))
             if length > MAX_FRAME or child.received > MAX_CHILD_BYTES:
                 self._end(child, "said too much")
                 return
             end = INNER.size + length
             if len(child.inbox) < end:
                 return
-            self._put(child.channel, bytes(child.inbox[INNER.size : end]))
-            del child.inbox[:end]
+            self._put(child.channel, child.inbox.head(end)[INNER.size :])
+            child.inbox.drop(end)
 
     def _send_to(self, child: Child) -> None:
         try:
-            if child.outbox:
-                del child.outbox[: child.sock.send(child.outbox)]
+            while child.outbox:
+                frame = child.outbox[0]
+                frame.drop(child.sock.send(frame.head()))
+                if not frame:
+                    child.outbox.popleft().close()
         except BlockingIOError:
             pass
         except OSError:
@@ -202,25 +251,58 @@ class Server:
     def _next_deadline(self) -> float | None:
         if not self.children:
             return None
-        return max(0.0, min(child.deadline for child in self.children.values()) - time.monotonic())
+        deadline = min(child.deadline for child in self.children.values())
+        return max(0.0, min(deadline, self.next_watch if self.accountable else deadline) - time.monotonic())
 
     def _kill_the_late(self) -> None:
         now = time.monotonic()
         for child in [child for child in self.children.values() if child.deadline <= now]:
             self._end(child, "wall clock limit")
 
+    def _kill_the_greedy(self) -> None:
+        """End evaluations whose processes use more together than one of them may."""
+        if not self.accountable or not self.children or time.monotonic() < self.next_watch:
+            return
+        weigh = time.monotonic() >= self.next_weighing
+        usages = accounts.usage_of([child.pid for child in self.children.values()])
+        for child in list(self.children.values()):
+            usage = usages[child.pid]
+            if usage.cpu_seconds > child.cpu_seconds:
+                self._end(child, "cpu limit")
+            elif weigh and usage.resident_mib > child.memory_mib:
+                self.next_weighing = time.monotonic() + WEIGH_SECONDS
+                if accounts.proportional_mib(usage.pids) > child.memory_mib:
+                    self._end(child, "memory limit")
+        self.next_watch = time.monotonic() + WATCH_SECONDS
+
     def _end(self, child: Child, reason: str) -> None:
-        """Kill a child and all that it started, reap it, and say how it ended and what it cost."""
+        """Kill a child and all that it started. To take down a crowd takes a while, in which others are served."""
         del self.children[child.channel]
         self.selector.unregister(child.sock)
-        child.sock.close()
+        child.close()
         # A hang-up is not an end yet: agent code may have closed the socket and live on.
         for kill in (os.killpg, os.kill):
             with contextlib.suppress(ProcessLookupError, PermissionError):
                 kill(child.pid, signal.SIGKILL)
+        child.reason = reason
+        self.selector.register(child.pidfd, selectors.EVENT_READ, child)
+
+    def _reap(self, child: Child) -> None:
+        """Say how a child ended and what it cost, now that nothing of it is left."""
+        self.selector.unregister(child.pidfd)
+        os.close(child.pidfd)
         _, status, usage = os.wait4(child.pid, 0)
         cpu_seconds = usage.ru_utime + usage.ru_stime
-        self.say({"ended": child.channel, "reason": reason, "status": status, "cpu_seconds": cpu_seconds})
+        memory_mib = accounts.resident_mib()
+        self.say(
+            {
+                "ended": child.channel,
+                "reason": child.reason,
+                "status": status,
+                "cpu_seconds": cpu_seconds,
+                "memory_mib": memory_mib,
+            }
+        )
 
 
 def close_inherited(sock: socket.socket) -> None:
@@ -260,6 +342,7 @@ def become_first_process() -> None:
         _, status = os.waitpid(pid, 0)
         os._exit(os.waitstatus_to_exitcode(status) & 0xFF)
     isolation.prctl(isolation.PR_SET_PDEATHSIG, isolation.SIGKILL)
+    isolation.own_proc()
 
 
 def main() -> None:
@@ -279,7 +362,10 @@ def main() -> None:
     server = Server(str(Path.cwd()), lambda sock: live(sock, suite))
     walls = probe_walls(server.namespaces, server.workspace)
     preload.settle()
-    server.serve({"nat_version": version, "walls": walls, "missing": [name for name in isolation.WALLS if name not in walls]})
+    if server.accountable:
+        walls.append("budget")
+    missing = [name for name in isolation.WALLS if name not in walls]
+    server.serve({"nat_version": version, "walls": walls, "missing": missing, "memory_mib": accounts.resident_mib()})
 
 
 if __name__ == "__main__":

@@ -14,12 +14,22 @@ class GymLLM(LLMBaseConfig, name="gym_llm"):
     """Answers from the host; takes no settings."""
 
 
-_channels: list[Channel | None] = [None]
+class Line:
+    """Where a workflow's LLM is answered, and which of its runs asks."""
+
+    def __init__(self, channel: Channel) -> None:
+        self.channel, self.run = channel, 0
+
+    def ask(self, messages: list[dict], tools: list[dict]) -> dict:
+        return self.channel.ask({"llm": {"run": self.run, "messages": messages, "tools": tools}})
 
 
-def use_gym_llm(llms: dict, channel: Channel | None) -> dict[str, GymLLM]:
-    """The same names, each answered over `channel`."""
-    _channels[0] = channel
+_lines: list[Line | None] = [None]
+
+
+def use_gym_llm(llms: dict, line: Line | None) -> dict[str, GymLLM]:
+    """The same names, each answered over `line`."""
+    _lines[0] = line
     return {name: GymLLM() for name in llms}
 
 
@@ -46,10 +56,10 @@ class HostChatModel(BaseChatModel):
         return self.bind(tools=[convert_to_openai_tool(tool) for tool in tools])
 
     def _generate(self, messages, stop=None, run_manager=None, **options) -> ChatResult:
-        channel = _channels[0]
-        if channel is None:
+        line = _lines[0]
+        if line is None:
             raise RuntimeError("there is nobody to answer here")
-        answer = channel.ask({"llm": {"messages": [plain(message) for message in messages], "tools": options.get("tools", [])}})
+        answer = line.ask([plain(message) for message in messages], options.get("tools", []))
         message = AIMessage(content=answer["content"], tool_calls=answer["tool_calls"])
         return ChatResult(generations=[ChatGeneration(message=message)])
 

@@ -15,12 +15,17 @@ from pathlib import Path
 CLONE_NEWNS, CLONE_NEWUTS, CLONE_NEWIPC = 0x00020000, 0x04000000, 0x08000000
 CLONE_NEWUSER, CLONE_NEWPID, CLONE_NEWNET = 0x10000000, 0x20000000, 0x40000000
 MS_NOSUID, MS_NODEV, MS_NOEXEC, MS_BIND, MS_REC, MS_SLAVE = 2, 4, 8, 4096, 16384, 1 << 19
+PROC = MS_NOSUID | MS_NODEV | MS_NOEXEC
 PR_SET_PDEATHSIG, PR_SET_DUMPABLE, PR_CAPBSET_DROP, PR_SET_NO_NEW_PRIVS = 1, 4, 24, 38
 CAPABILITY_VERSION_3 = 0x20080522
 LAST_CAPABILITY = 40
 SIGKILL = 9
 
-WALLS = ("pid", "mount", "net", "ipc", "user", "proc", "workspace", "capabilities")
+WALLS = ("pid", "mount", "net", "ipc", "user", "proc", "workspace", "capabilities", "budget")
+
+RUNTIME = Path(__file__).resolve().parent
+OURS = str(RUNTIME.parent)
+"""Where this project is installed for everybody, data sets with references lie here, beside the runtime."""
 
 _libc = ctypes.CDLL(None, use_errno=True)
 
@@ -65,6 +70,13 @@ def own_namespace() -> bool:
     return attempt(lambda: unshare(CLONE_NEWUSER | CLONE_NEWPID), lambda: map_this_user(uid, gid))
 
 
+def own_proc() -> bool:
+    """A mount namespace for this process with a /proc of its own pid namespace; mounted nowhere else."""
+    return attempt(
+        lambda: unshare(CLONE_NEWNS), lambda: mount("none", "/", MS_REC | MS_SLAVE), lambda: mount("proc", "/proc", PROC)
+    )
+
+
 class PidNamespaces:
     """Makes every next child of this process the first one of a fresh pid namespace."""
 
@@ -88,7 +100,7 @@ def enter(workspace: str, *, first_process: bool, disk_mib: int = 32) -> list[st
     if attempt(lambda: unshare(CLONE_NEWNS | CLONE_NEWUTS), lambda: mount("none", "/", MS_REC | MS_SLAVE)):
         walls.append("mount")
         options = f"size={disk_mib}m,mode=0700,uid={uid},gid={gid}"
-        for directory in ("/tmp", "/dev/shm"):
+        for directory in ("/tmp", "/dev/shm", "/dev/pts", OURS):
             attempt(lambda place=directory: _cover(place, options))
         # the workspace may lie in the /tmp that was just covered
         if attempt(
@@ -111,7 +123,7 @@ def enter(workspace: str, *, first_process: bool, disk_mib: int = 32) -> list[st
 
 def _cover(directory: str, options: str) -> None:
     """Put fresh memory over a directory, and back into it what this Python runs from, where that lies in there."""
-    needed = {sys.prefix, sys.base_prefix, str(Path(__file__).parent)}
+    needed = {sys.prefix, sys.base_prefix, str(RUNTIME)}
     kept = {path: os.open(path, os.O_PATH) for path in sorted(needed) if path.startswith(f"{directory}/")}
     mount("tmpfs", directory, MS_NOSUID | MS_NODEV, options)
     for path, fd in kept.items():
@@ -121,10 +133,9 @@ def _cover(directory: str, options: str) -> None:
 
 
 def _fresh_proc() -> bool:
-    flags = MS_NOSUID | MS_NODEV | MS_NOEXEC
-    if attempt(lambda: mount("proc", "/proc", flags)):
+    if attempt(lambda: mount("proc", "/proc", PROC)):
         return True
-    attempt(lambda: mount("tmpfs", "/proc", flags, "size=4k,mode=0555"))  # better none than the neighbours'
+    attempt(lambda: mount("tmpfs", "/proc", PROC, "size=4k,mode=0555"))  # better none than the neighbours'
     return False
 
 
@@ -139,7 +150,7 @@ def _drop_capabilities() -> None:
     _checked(_libc.capset(header, struct.pack("6I", 0, 0, 0, 0, 0, 0)))
 
 
-def limit_resources(cpu_seconds: int, memory_mib: int, processes: int = 96) -> None:
+def limit_resources(cpu_seconds: int, memory_mib: int, processes: int = 64) -> None:
     """Soft and hard limits of the calling process and of what it starts."""
     memory = memory_mib << 20
     for kind, value in (

@@ -1,18 +1,14 @@
-"""A small real MCP server on standard streams. Start with the path of a JSON file {"tools": [...], "secret": hex}.
+"""A small real MCP server on standard streams. Start with the path of a JSON file {"package", "tools", "socket"}.
 
-Each tool takes `key: string` and answers what only a holder of the secret can know. The host imports `value_of` from here.
+A tool is its name, or an object as `tools/list` gives it. The server knows no answer: it asks at the socket, behind which
+the host stands, so there is nothing in here that agent code could read.
 """
 
 import json
 import sys
-from _blake2 import blake2b
+from _socket import AF_UNIX, SOCK_STREAM, socket  # the module `socket` takes longer to import than all the rest
 
 TOOL_SCHEMA = {"type": "object", "properties": {"key": {"type": "string"}}, "required": ["key"]}
-
-
-def value_of(secret: str, tool: str, key: str) -> str:
-    """What `tool` answers for `key`."""
-    return blake2b(f"{tool}/{key}".encode(), key=bytes.fromhex(secret), digest_size=8).hexdigest()
 
 
 def answer(request: dict, about: dict) -> dict:
@@ -22,13 +18,37 @@ def answer(request: dict, about: dict) -> dict:
         server = {"name": "natgym", "version": "1"}
         return {"protocolVersion": params["protocolVersion"], "capabilities": {"tools": {}}, "serverInfo": server}
     if method == "tools/list":
-        tools = [{"name": name, "description": f"{name} of a key", "inputSchema": TOOL_SCHEMA} for name in about["tools"]]
-        return {"tools": tools}
+        return {"tools": [listed(tool) for tool in about["tools"]]}
     if method == "tools/call":
-        known = params["name"] in about["tools"]
-        text = value_of(about["secret"], params["name"], str(params["arguments"].get("key"))) if known else "unknown tool"
-        return {"content": [{"type": "text", "text": text}], "isError": not known}
+        question = {"package": about["package"], "tool": params["name"], "arguments": params.get("arguments") or {}}
+        told = ask(about["socket"], question)
+        problem = told.get("error")
+        return {"content": [{"type": "text", "text": str(problem or told.get("text"))}], "isError": problem is not None}
     return {}
+
+
+def listed(tool: str | dict) -> dict:
+    """The entry of a tool in `tools/list`."""
+    return tool if isinstance(tool, dict) else {"name": tool, "description": f"{tool} of a key", "inputSchema": TOOL_SCHEMA}
+
+
+def ask(path: str, question: dict) -> dict:
+    """One line of JSON to the socket and one back."""
+    connection = socket(AF_UNIX, SOCK_STREAM)
+    try:
+        connection.connect(path)
+        connection.sendall(json.dumps(question).encode() + b"\n")
+        answered = b""
+        while not answered.endswith(b"\n"):
+            part = connection.recv(65536)
+            if not part:
+                raise OSError("nobody answers")
+            answered += part
+        return json.loads(answered)
+    except (OSError, ValueError) as error:
+        return {"error": f"no answer: {error}"}
+    finally:
+        connection.close()
 
 
 def main() -> None:

@@ -12,6 +12,8 @@ import logging
 import sys
 from collections.abc import Callable
 
+from runtime import pages
+
 MODULES = (
     "nat.plugin_api",
     "nat.runtime.loader",
@@ -155,7 +157,8 @@ def _by_function(find: Callable) -> Callable:
 
 
 def settle() -> None:
-    """Move what was imported out of the collector's sight, so that forks share its pages."""
+    """Move what was imported out of the collector's sight and into large pages, so that forks share it cheaply."""
     gc.collect()
     gc.disable()
     gc.freeze()
+    pages.gather()

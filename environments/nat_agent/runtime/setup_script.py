@@ -4,17 +4,23 @@ import json
 import os
 import subprocess
 import sys
+import tempfile
 from pathlib import Path
 
-RUNTIME = Path(__file__).resolve().parent
+from runtime.isolation import PR_SET_DUMPABLE, prctl
+
+SERVER = f"{sys.executable} -ISE {Path(__file__).resolve().parent / 'mini_mcp.py'}"
+SOCKET = "mcp"
+MAX_PROBLEM = 200
 INSTALLERS = ("npm", "npx", "smithery", "uvx", "uv", "pipx", "pip", "docker", "curl")
 SECONDS = 10
 
 INSTALLER = r"""#!/bin/sh
 # Stands in for npm and its like: logs what it was asked for, and makes `npm install -g PACKAGE` work for known packages.
-echo "$(basename "$0") $*" >>"$GYM_WORLD/log"
-if [ "$(basename "$0")" != npm ]; then
-    echo "$(basename "$0"): not available here" >&2
+program=${0##*/}
+echo "$program $*" >>"$GYM_WORLD/log"
+if [ "$program" != npm ]; then
+    echo "$program: not available here" >&2
     exit 1
 fi
 case "$1" in install | i | add) shift ;; *) exit 0 ;; esac
@@ -42,26 +48,44 @@ class SetupScript:
         self.workspace = workspace
         self.world = workspace / ".world"
 
+    def install(self, request: dict) -> None:
+        """Have the packages of request["servers"] (see `run`) on the path, as a script that installs them leaves them."""
+        self._make_world(request["servers"])
+        for package in request["servers"]:
+            program = self.world / "bin" / package
+            program.write_text(self._wrapper(package))
+            program.chmod(0o755)
+
     def run(self, request: dict) -> dict:
         """Exit codes and what was installed after a first and a second run.
 
-        request["servers"]: package -> {"tools": [...], "secret": hex}.
+        request["servers"]: package -> {"tools": [...]}. What counts as installed is what the installer made.
         """
+        prctl(PR_SET_DUMPABLE, 0)  # or the script could write into the memory of this process
         self._make_world(request["servers"])
         runs = []
         for _ in range(2):
             (self.world / "log").write_text("")
-            done = subprocess.run(
-                ["/bin/bash", "setup_mcp.sh"],
-                cwd=self.workspace,
-                stdin=subprocess.DEVNULL,
-                capture_output=True,
-                timeout=SECONDS,
-            )
-            installed = sorted(path.name for path in (self.world / "bin").iterdir() if path.name not in INSTALLERS)
-            problem = done.stderr.decode("utf-8", "replace").strip().splitlines()[-1:] or [""]
-            runs.append({"status": done.returncode, "installed": installed, "problem": problem[0][:200]})
+            with tempfile.TemporaryFile() as errors:  # in a file a flood of them ends at the file's largest size
+                status = subprocess.run(
+                    ["/bin/bash", "setup_mcp.sh"],
+                    cwd=self.workspace,
+                    stdin=subprocess.DEVNULL,
+                    stdout=subprocess.DEVNULL,
+                    stderr=errors,
+                    timeout=SECONDS,
+                ).returncode
+                errors.seek(max(0, errors.tell() - MAX_PROBLEM))
+                problem = errors.read().decode("utf-8", "replace").strip().splitlines()[-1:] or [""]
+            runs.append({"status": status, "installed": self._installed(), "problem": problem[0][:MAX_PROBLEM]})
         return {"runs": runs}
+
+    def _installed(self) -> list[str]:
+        found = [path for path in (self.world / "bin").iterdir() if not path.is_symlink() and path.is_file()]
+        return sorted(path.name for path in found if path.read_bytes() == self._wrapper(path.name).encode())
+
+    def _wrapper(self, package: str) -> str:
+        return f"#!/bin/sh\nexec {SERVER} {self.world / package}.json\n"
 
     def _make_world(self, servers: dict) -> None:
         binaries = self.world / "bin"
@@ -72,7 +96,8 @@ class SetupScript:
         for name in INSTALLERS:
             (binaries / name).symlink_to(installer)
         for package, about in servers.items():
+            about = {"package": package, "tools": about["tools"], "socket": str(self.world / SOCKET)}
             (self.world / f"{package}.json").write_text(json.dumps(about))
         os.environ["PATH"] = f"{binaries}:{os.environ['PATH']}"
         os.environ["GYM_WORLD"] = str(self.world)
-        os.environ["GYM_SERVER"] = f"{sys.executable} -ISE {RUNTIME / 'mini_mcp.py'}"
+        os.environ["GYM_SERVER"] = SERVER

@@ -17,6 +17,17 @@ async def _echo(key: str) -> str:
 
 
 ECHO = FunctionInfo.from_fn(_echo, description="a stand-in")
+TABLES = (
+    "_registered_functions",
+    "_registered_function_groups",
+    "_registered_llm_provider_infos",
+    "_registered_embedder_provider_infos",
+    "_registered_memory_infos",
+    "_registered_object_store_infos",
+    "_registered_retriever_provider_infos",
+    "_registered_auth_provider_infos",
+    "_registered_middleware",
+)
 JSON_TYPES = {"integer": int, "number": float, "string": str, "boolean": bool, "array": list, "object": dict}
 
 
@@ -56,7 +67,38 @@ def load(path: Path) -> tuple:
     data = yaml_load(path)
     if not isinstance(data, dict):
         raise ValueError(f"the configuration is no mapping but {type(data).__name__}")
+    forget_types_but(named_types(data))
     return validate_schema(data, Config), data
+
+
+def named_types(data: dict) -> set[str]:
+    """Every `_type` and `type` that occurs anywhere in a configuration."""
+    names, seen, waiting = set(), set(), [data]
+    while waiting:
+        value = waiting.pop()
+        if id(value) in seen or not isinstance(value, dict | list):
+            continue
+        seen.add(id(value))  # YAML can make a list that holds itself
+        if isinstance(value, dict):
+            names |= {name for key in ("_type", "type") if isinstance(name := value.get(key), str)}
+        waiting += value.values() if isinstance(value, dict) else value
+    return names
+
+
+def forget_types_but(names: set[str]) -> None:
+    """Unregister what this configuration does not name: a third of the cost of NAT's schema is in types that nobody uses.
+
+    What is valid stays valid and nothing else becomes so: a block is checked by the type that it names.
+    """
+    from nat.cli.type_registry import GlobalTypeRegistry
+
+    registry = GlobalTypeRegistry.get()
+    for table in TABLES:
+        registered = getattr(registry, table)
+        for kind, info in list(registered.items()):
+            if info.full_type not in names and info.local_name not in names and not kind.__module__.startswith("runtime."):
+                del registered[kind]
+    registry._registration_changed()
 
 
 def register_stand_in(name: str, schema: dict) -> None:
@@ -110,8 +152,7 @@ def describe(config, data: dict) -> dict:
 
 def references(workflow) -> list[str]:
     """The names of functions and groups that a workflow refers to."""
-    names = [*(getattr(workflow, "tool_names", None) or []), *(getattr(workflow, "branches", None) or [])]
-    return [str(name) for name in names]
+    return [str(name) for field in ("tool_names", "branches", "tool_list") for name in getattr(workflow, field, None) or []]
 
 
 def group_facts(block) -> dict:
@@ -147,16 +188,16 @@ def replace_mcp_clients(servers: dict[str, list[str]]) -> None:
             group.add_function(name, _echo, description=name)
         yield group
 
-    registry = GlobalTypeRegistry.get()
-    registration = registry.get_function_group(MCPClientConfig)
-    registry._registered_function_groups[MCPClientConfig] = registration.model_copy(update={"build_fn": build})
+    registered = GlobalTypeRegistry.get()._registered_function_groups
+    if MCPClientConfig in registered:
+        registered[MCPClientConfig] = registered[MCPClientConfig].model_copy(update={"build_fn": build})
 
 
 async def build(config) -> list[str]:
     """Build everything with a silent LLM in place of the real one; the names of the tools that it would be offered."""
     from nat.builder.workflow_builder import WorkflowBuilder
 
-    config = config.model_copy(update={"llms": use_gym_llm(config.llms, channel=None)})
+    config = config.model_copy(update={"llms": use_gym_llm(config.llms, line=None)})
     async with WorkflowBuilder.from_config(config) as builder:
         await builder.build()
         return [name for reference in references(config.workflow) for name in await offered(builder, reference)]

@@ -25,10 +25,10 @@ async def run_code(server: ForkServer, code: str, limits: ForkLimits | None = No
         return str(report["error"])
 
 
-async def end_of(server: ForkServer, code: str) -> str:
+async def end_of(server: ForkServer, code: str, wall_seconds: float = 120) -> str:
     """How running `code` under tight limits ends: with an exception, or with the loss of the child."""
     try:
-        return await run_code(server, code, ForkLimits(cpu_seconds=3, wall_seconds=8))
+        return await run_code(server, code, ForkLimits(cpu_seconds=3, wall_seconds=wall_seconds))
     except ChildLost as lost:
         return f"lost: {lost}"
 
@@ -79,6 +79,21 @@ async def test_files_of_one_child_are_not_there_for_the_next(server: ForkServer)
     assert "[False, False, False]" in await run_code(server, code)
 
 
+async def test_what_one_child_was_told_is_not_in_the_memory_of_the_next(server: ForkServer):
+    needle = "needle-" + 32 * "a"
+    assert needle in await run_code(server, f"raise ValueError({needle!r})")
+    code = (
+        "import re\nfound = set()\nfor line in open('/proc/self/maps'):\n"
+        "    start, end = (int(one, 16) for one in line.split()[0].split('-'))\n"
+        "    if ' rw' in line and '[v' not in line:\n"
+        "        with open('/proc/self/mem', 'rb') as memory:\n"
+        "            memory.seek(start)\n"
+        "            found |= set(re.findall(rb'needle-[a-z]{32}', memory.read(end - start)))\n"
+        "raise ValueError(sorted(found))"
+    )
+    assert (await run_code(server, code)).startswith("ValueError: []")
+
+
 async def test_a_child_cannot_reach_its_parent(server: ForkServer):
     code = "import os\nassert os.getppid() == 0\nos.kill(-1, 9)\nos.listdir('/proc/1')\nos.waitpid(-1, 0)"
     assert "ProcessLookupError" in await run_code(server, code)
@@ -99,15 +114,25 @@ async def test_a_child_cannot_write_where_the_next_one_reads(server: ForkServer)
         pytest.param(
             "import os\nfor fd in range(3, 64): os.closerange(fd, fd + 1)\nwhile True: pass", "lost: ended", id="hangs up"
         ),
-        pytest.param("while True: pass", "lost: (ended|wall clock limit)", id="never ends"),
-        pytest.param("import time; time.sleep(600)", "lost: wall clock limit", id="sleeps"),
+        pytest.param("while True: pass", "lost: (ended|cpu limit|wall clock limit)", id="never ends"),
+        pytest.param("import os\nfor _ in range(3): os.fork()\nwhile True: pass", "lost: cpu limit", id="never ends eightfold"),
         pytest.param("import os\nwhile True: os.fork() or __import__('time').sleep(60)", "unavailable", id="fork bomb"),
         pytest.param("x = []\nwhile True: x.append(bytearray(1 << 26))", "MemoryError|lost", id="eats memory"),
+        pytest.param(
+            "import os, time\nfor _ in range(2): os.fork()\nx = bytearray(b'x') * (700 << 20)\ntime.sleep(60)",
+            "lost: memory limit",
+            id="eats memory fourfold",
+        ),
         pytest.param("open('x', 'wb').write(bytes(1 << 26))", "File too large|No space left", id="fills the disk"),
     ],
 )
 async def test_a_child_gets_no_more_than_its_share_and_the_server_lives(server: ForkServer, code: str, end: str):
     assert re.search(end, await end_of(server, code))
+    assert "fine" in await load(server)
+
+
+async def test_a_child_that_sleeps_ends_at_the_wall_clock_limit(server: ForkServer):
+    assert await end_of(server, "import time; time.sleep(600)", wall_seconds=2) == "lost: wall clock limit"
     assert "fine" in await load(server)
 
 
@@ -174,8 +199,8 @@ async def test_a_dead_server_is_a_reward_error_and_the_next_fork_starts_another(
         await server.start()
         async with server.fork() as fork:
             waiting = asyncio.create_task(ask_forever(fork.ask))
-            assert server._sandbox is not None
-            await server._sandbox.destroy()
+            assert server._running is not None
+            await server._running.sandbox.destroy()
             with pytest.raises(RewardError, match="fork server"):
                 await waiting
         assert "fine" in await load(server)

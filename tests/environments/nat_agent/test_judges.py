@@ -1,11 +1,14 @@
 """What is made of the facts that forks report; no fork is needed for that."""
 
+from collections.abc import Mapping
+
 import pytest
 
 from core.types import JsonObject
 from environments.nat_agent.deliverable import counted, missing
+from environments.nat_agent.effort import EFFORTS, Level
 from environments.nat_agent.judge_config import judge_config, judge_setup, offer_of
-from environments.nat_agent.judge_tests import Outcomes, World, judge_tests
+from environments.nat_agent.judge_tests import Outcomes, Stock, judge_tests, stock, worlds
 from environments.nat_agent.judge_tools import schema_likeness
 from environments.nat_agent.remembered import Remembered
 from environments.nat_agent.summary import summarise
@@ -88,20 +91,29 @@ def test_a_setup_is_worth_what_it_installs(runs, score: float):
     assert judge_setup(["a"], {"runs": runs}, []) == score
 
 
-class Suite:
-    """Outcomes of the agent's tests on given tools: what `catches` names fails where that tool is wrong."""
+def tools(level: Level = Level.STANDARD) -> list[Stock]:
+    return stock(spec().plan.custom_tools, spec().hidden, EFFORTS[level])
 
-    def __init__(self, *catches: str, on_reference: Outcomes = PASSED) -> None:
-        self._catches, self._on_reference = catches, on_reference
+
+class Suite:
+    """Outcomes of the agent's tests on given tools: the tests of what `catches` names fail where that tool is wrong.
+
+    `looks_at`: tool -> the tool that its tests really test.
+    """
+
+    def __init__(self, *catches: str, on_right: Outcomes = PASSED, looks_at: Mapping[str, str] | None = None) -> None:
+        self._catches, self._on_right, self._looks_at = catches, on_right, looks_at or {}
         self.worlds = 0
 
-    async def __call__(self, world: World) -> Outcomes:
+    async def __call__(self, sources: Mapping[str, str]) -> Outcomes:
         self.worlds += 1
-        right = {f"nat_tools/{tool.name}.py": tool.reference for tool in spec().hidden}
-        wrong = [name for name in self._catches if world[f"nat_tools/{name}.py"] != right[f"nat_tools/{name}.py"]]
-        return {**self._on_reference, **{f"tests/test_{name}.py::test_tool": "failed" for name in wrong}}
+        right = {f"nat_tools/{tool.name}.py": tool.right for tool in tools(Level.FULL)}
+        wrong = {path.removeprefix("nat_tools/")[:-3] for path, source in sources.items() if source not in right[path]}
+        failed = [name for name in self._catches if self._looks_at.get(name, name) in wrong]
+        return {**self._on_right, **{f"tests/test_{name}.py::test_tool": "failed" for name in failed}}
 
 
+@pytest.mark.parametrize("level", [Level.STANDARD, Level.FULL])
 @pytest.mark.parametrize(
     ("own", "suite", "score"),
     [
@@ -111,17 +123,52 @@ class Suite:
         ({}, Suite("miles_to_km", "shout"), 0.0),
         ({**PASSED, "tests/test_shout.py::test_tool": "failed"}, Suite("miles_to_km", "shout"), 0.5),
         ({**PASSED, "tests/test_shout.py::test_tool": "skipped"}, Suite("miles_to_km", "shout"), 0.5),
-        (PASSED, Suite("shout", on_reference={**PASSED, "tests/test_shout.py::test_more": "failed"}), 0.0),
+        (PASSED, Suite("shout", on_right={**PASSED, "tests/test_shout.py::test_more": "failed"}), 0.0),
     ],
 )
-async def test_tests_are_worth_the_mutants_that_they_catch(own: Outcomes, suite: Suite, score: float):
-    assert await judge_tests(spec().hidden, own, suite, []) == score
+async def test_tests_are_worth_the_mutants_that_they_catch(own: Outcomes, suite: Suite, score: float, level: Level):
+    assert await judge_tests(tools(level), own, suite, []) == score
 
 
 async def test_tests_that_fail_on_their_own_tools_are_not_tried_on_others():
     suite = Suite()
-    await judge_tests(spec().hidden, dict.fromkeys(PASSED, "failed"), suite, [])
+    await judge_tests(tools(), dict.fromkeys(PASSED, "failed"), suite, [])
     assert suite.worlds == 0
+
+
+async def test_tests_of_one_tool_that_test_another_one_catch_nothing():
+    suite = Suite("miles_to_km", "shout", looks_at={"shout": "miles_to_km"})
+    assert await judge_tests(tools(Level.FULL), PASSED, suite, []) == 0.5
+
+
+async def test_tests_of_a_tool_earn_no_more_than_what_of_it_is_right():
+    behaviour = {"miles_to_km": 0.5, "shout": 0.0}
+    assert await judge_tests(tools(), PASSED, Suite("miles_to_km", "shout"), [], behaviour) == 0.25
+
+
+async def test_tests_that_fail_on_a_variant_of_the_reference_catch_nothing():
+    reference = {f"nat_tools/{tool.name}.py": tool.reference for tool in spec().hidden}
+
+    async def compares_sources(sources: Mapping[str, str]) -> Outcomes:
+        return {
+            test: "passed" if sources[path] == reference[path] else "failed"
+            for test, path in zip(PASSED, reference, strict=True)
+        }
+
+    assert await judge_tests(tools(Level.FULL), PASSED, compares_sources, []) == 0.0
+
+
+def test_two_tools_are_tried_with_six_mutants_and_a_variant_of_each_in_five_worlds():
+    found = worlds(tools(Level.FULL), apart=False)
+    wrong = {source for world in found for path, source in world.sources.items() if path[10:-3] in world.wrong}
+    right = {source for world in found for path, source in world.sources.items() if path[10:-3] not in world.wrong}
+    assert (len(found), len(wrong), len(right)) == (5, 6, 4)
+
+
+def test_one_tool_is_tried_with_three_mutants_and_two_variants():
+    (first, *_) = tools(Level.FULL)
+    found = worlds([first], apart=False)
+    assert (len(found), sum(bool(world.wrong) for world in found)) == (6, 3)
 
 
 @pytest.mark.parametrize(

@@ -13,6 +13,7 @@ from environments.nat_agent.reward import (
     TOOL_WEIGHTS,
     WORKFLOW_WEIGHTS,
     Evaluation,
+    Scale,
     nat_reward,
     verdict,
     weighted,
@@ -25,14 +26,20 @@ def evaluation(t: float, i: float, w: float, *, missing: bool = False) -> Evalua
     return Evaluation(tool_generation=t, integration=i, workflow=w, parts={}, missing=missing)
 
 
-@given(SHARES, SHARES, SHARES, st.booleans(), st.integers(0, 40))
-def test_a_reward_stays_in_its_range(t: float, i: float, w: float, missing: bool, turns: int):
-    assert LOWEST <= nat_reward(evaluation(t, i, w, missing=missing), turns, 16).total <= HIGHEST
+@given(SHARES, SHARES, SHARES, st.booleans(), st.integers(0, 40), st.sampled_from(Scale))
+def test_a_reward_stays_in_its_range(t: float, i: float, w: float, missing: bool, turns: int, scale: Scale):
+    assert LOWEST <= nat_reward(evaluation(t, i, w, missing=missing), turns, 16, scale).total <= HIGHEST[scale]
 
 
-def test_the_range_is_reached_at_both_ends():
-    assert nat_reward(evaluation(0, 0, 0, missing=True), 16, 16).total == LOWEST == -0.5
-    assert nat_reward(evaluation(1, 1, 1), 0, 16).total == pytest.approx(HIGHEST) == 2.3
+@pytest.mark.parametrize(("scale", "highest"), [(Scale.RAW, 2.3), (Scale.TWO, 2.0)])
+def test_the_range_is_reached_at_both_ends(scale: Scale, highest: float):
+    assert nat_reward(evaluation(0, 0, 0, missing=True), 16, 16, scale).total == LOWEST == -0.5
+    assert nat_reward(evaluation(1, 1, 1), 0, 16, scale).total == pytest.approx(HIGHEST[scale]) == highest
+
+
+def test_efficiency_still_counts_where_the_best_is_worth_two():
+    quick, slow = (nat_reward(evaluation(1, 1, 1), turns, 16, Scale.TWO).total for turns in (4, 12))
+    assert quick - slow == pytest.approx(0.3 * 0.5)
 
 
 def test_the_parts_are_the_shares_of_the_three_scores():

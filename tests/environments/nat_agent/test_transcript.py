@@ -95,8 +95,45 @@ async def test_a_malformed_question_is_answered_and_earns_nothing(question: Json
         ({"workflow": "x/react_agent", "native_tools": True}, Manner.NATIVE),
         ({"workflow": "x/tool_calling_agent"}, Manner.NATIVE),
         ({"workflow": "x/rewoo_agent"}, Manner.PLAN),
+        ({"workflow": "x/router_agent"}, Manner.ROUTE),
+        ({"workflow": "x/sequential_executor"}, Manner.PIPE),
         ({}, Manner.TEXT),
     ],
 )
 def test_the_manner_follows_the_workflow(facts: JsonObject, manner: Manner):
     assert manner_of(facts) is manner
+
+
+async def test_a_router_names_one_branch_and_the_answer_is_the_tools_own():
+    script = Script(STEPS[:1], Manner.ROUTE)
+    assert await play(script) == "miles"
+    assert (script.right("16.09"), script.points("16.09"), script.points("16.08")) == ([True], (1, 1), (0, 1))
+
+
+async def test_a_router_that_never_asked_its_llm_has_no_answer():
+    assert not Script(STEPS[:1], Manner.ROUTE).answered("16.09")
+
+
+async def test_a_stumbling_router_first_names_nothing():
+    script = Script(STEPS[:1], Manner.ROUTE, stumbles=True)
+    first = await play(script)
+    assert "miles" not in first
+    assert await play(script) == "miles"
+    assert script.answered("16.09")
+
+
+def test_a_pipe_is_right_where_its_last_answer_is():
+    script = Script(STEPS, Manner.PIPE)
+    assert (script.points("c0ffee"), script.points("16.09"), script.right("c0ffee")) == ((1, 1), (0, 1), [True, True])
+
+
+async def test_a_planner_refers_to_the_answers_that_it_has_not_seen():
+    fed = STEPS[1]._replace(arguments={"key": "16.09"}, feeds={"key": 0})
+    planned = json.loads(await play(Script([STEPS[0], fed], Manner.PLAN)))
+    assert [one["evidence"]["tool_input"] for one in planned] == [{"value": 10.0}, {"key": "#E1"}]
+
+
+async def test_a_call_that_cannot_work_earns_nothing_and_costs_nothing():
+    script = Script([STEPS[0]._replace(arguments={}, mistaken=True), STEPS[0]], Manner.NATIVE)
+    final = await play(script, "Error: a value is missing", "16.09")
+    assert script.points(final) == (2, 2)

@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from core.errors import SandboxError
+from core.errors import PolicyError, SandboxError
 from environments.base import Split
 from environments.episode import Arena
 from environments.policy import Policy
@@ -95,6 +95,16 @@ async def test_it_ends_and_says_why_where_nothing_but_failures_comes(tmp_path: P
     async with server_of(tmp_path, FakePolicy(WRONG), Broken()) as (server, client):
         await client.open_run(run_spec(total_steps=100))
         with pytest.raises(NothingButFailures, match="no walls here"):
+            async with asyncio.timeout(30):
+                await server.run(GroupFile(None))
+
+
+async def test_a_policy_that_answers_and_never_completes_ends_it_too(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+    monkeypatch.setattr("services.environment_server.server.LOST_IN_A_ROW", 3)
+
+    async with server_of(tmp_path, FakePolicy([PolicyError("no finite logits")]), FakeBackend()) as (server, client):
+        await client.open_run(run_spec(total_steps=100))
+        with pytest.raises(NothingButFailures, match="at the boundary 'policy': no finite logits"):
             async with asyncio.timeout(30):
                 await server.run(GroupFile(None))
 

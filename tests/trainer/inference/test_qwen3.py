@@ -48,7 +48,7 @@ def test_a_model_with_its_own_output_matrix_is_decoded_exactly(tmp_path: Path):
     heads = {"num_attention_heads": 4, "num_key_value_heads": 4, "max_position_embeddings": 64}
     Qwen3ForCausalLM(Qwen3Config(**shape, **heads, tie_word_embeddings=False)).save_pretrained(tmp_path)
     model, prompt = Qwen3.load(tmp_path), some_tokens(20)
-    logits = model.forward(Feed.runs([list(prompt)], [0], 0, "cpu"), model.slab(1))
+    logits = model.forward(Feed.runs([list(prompt)], [0], 0, "cpu"), model.slab(1, len(prompt)))
     likeliest = int(logits.argmax())
     expected = Reference(tmp_path).logprobs(prompt, [likeliest])
     torch.testing.assert_close(logits.log_softmax(-1)[0, [likeliest]], expected, rtol=0, atol=1e-5)
