@@ -17,7 +17,7 @@ GIVEN = ("config", "model", "steps", "seed", "groups_per_batch", "group_size", "
 
 def configure(parser: argparse.ArgumentParser) -> None:
     """Declare the arguments. What is not given has the value of the run's file, or of the run that is resumed."""
-    parser.add_argument("--steps", type=int, help="updates of the policy (40)")
+    parser.add_argument("--steps", type=int, help="updates of the policy (36)")
     parser.add_argument("--seed", type=int, help="of sampling, task order and shuffling (0)")
     parser.add_argument("--out", type=Path, metavar="DIR", help="where everything of the run goes (runs/NUMBER)")
     parser.add_argument("--resume", action="store_true", help="go on with the run in --out")
