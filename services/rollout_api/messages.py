@@ -58,6 +58,7 @@ class EnvironmentSpec(Value):
 
     group_size: int | None = Field(default=None, ge=1, le=MAX_COUNT, description="None: the run's")
     weight: float = Field(default=1.0, gt=0, description="share of the groups, against the others'")
+    min_share: float = Field(default=0.0, ge=0, le=1, description="of the groups, whatever the weights say")
 
 
 class DemandQuery(Value):
@@ -67,6 +68,7 @@ class DemandQuery(Value):
     running: int = Field(ge=0, le=1_000_000)
     worker: str = Field(default="", max_length=200, description="tells servers of one environment apart")
     wait_seconds: float = Field(default=0.0, ge=0, le=MAX_WAIT_SECONDS)
+    run: str = Field(default="", max_length=200, description="for whom; empty: the only run that is open")
 
 
 class Demand(Value):
@@ -89,6 +91,7 @@ class TakeBatch(Value):
     """A trainer wants that many groups. The same `batch_id` again is the same batch."""
 
     batch_id: str = Name
+    run: str = Field(default="", max_length=200, description="from whose queue; empty: the only run that is open")
     groups: int = Field(ge=1, le=100_000)
     policy_version: int = Field(ge=0, le=MAX_COUNT)
     max_staleness: int | None = Field(default=None, ge=0, le=MAX_COUNT, description="None: the run's")
@@ -97,10 +100,60 @@ class TakeBatch(Value):
 
 
 class BatchReply(Value):
-    """Groups under a lease, in the order in which they arrived."""
+    """Groups under a lease, oldest policy version first, then in order of arrival."""
 
     batch_id: str
     groups: tuple[ScoredGroup, ...]
+
+
+class GroupState(StrEnum):
+    """What became of a group."""
+
+    QUEUED = "queued"
+    LEASED = "leased"
+    TRAINED = "trained"
+    DROPPED = "dropped"
+    """Staler than the run allows, or left over from a finished run."""
+    FAILED = "failed"
+    """Without a single scored trajectory."""
+
+
+class GroupFacts(Value):
+    """One group as a listing shows it. Bytes are of the body as it was posted."""
+
+    id: str
+    run: str
+    environment: str
+    policy_version: int
+    state: GroupState
+    scored: int
+    lost: int
+    bytes: int
+    accepted_at: float
+    batch_id: str | None
+    dialect: str
+    arrival: int
+
+
+class GroupFilter(Value):
+    """Which groups a listing shows, newest first; `before` is the `arrival` of the last one on the page before."""
+
+    run: str | None = None
+    environment: str | None = None
+    state: GroupState | None = None
+    batch_id: str | None = None
+    id: str | None = None
+    min_policy_version: int | None = Field(default=None, ge=-MAX_COUNT, le=MAX_COUNT)
+    max_policy_version: int | None = Field(default=None, ge=-MAX_COUNT, le=MAX_COUNT)
+    before: int | None = Field(default=None, ge=1, le=MAX_COUNT)
+    limit: int = Field(default=100, ge=1, le=1000)
+
+
+class GroupPage(Value):
+    """A page of a listing. `before` asks for the next one, None where there is none."""
+
+    groups: tuple[GroupFacts, ...]
+    before: int | None
 
 
 class GroupCounts(Value):
@@ -117,7 +170,7 @@ class GroupCounts(Value):
     lost_trajectories: int = 0
     """Trajectories of accepted groups that hold a Failure."""
     held_bytes: int = 0
-    """Size of what is queued or leased."""
+    """Size of what is queued or leased, as it was posted."""
 
 
 class EnvironmentStatus(Value):
@@ -131,9 +184,11 @@ class EnvironmentStatus(Value):
 
 
 class QueueStatus(Value):
-    """Everything that a progress display wants."""
+    """Everything that a progress display wants, of one run: the one asked for, else the one opened last."""
 
     run: Run | None
+    runs: tuple[Run, ...] = ()
+    """All of them, in the order in which they were opened."""
     counts: GroupCounts
     environments: dict[str, EnvironmentStatus]
     last_update: Update | None
