@@ -8,7 +8,7 @@ from collections.abc import Awaitable, Callable, Mapping, Sequence
 from dataclasses import dataclass
 from enum import StrEnum
 from types import TracebackType
-from typing import ClassVar, Protocol, Self, runtime_checkable
+from typing import ClassVar, Protocol, Self
 
 from backends.base import SandboxSpec
 from core.config import Config
@@ -55,18 +55,28 @@ class Attack:
 
 
 class Environment(Protocol):
-    """What a researcher writes. Entered once per server with `async with`."""
+    """What a researcher writes: a class with this as its base, and of its own name, tasks, tools, reward and gold.
 
-    config_type: ClassVar[type[Config]]
+    The rest has defaults that do nothing. Entered once per server with `async with`.
+    """
+
+    config_type: ClassVar[type[Config]] = Config
     """What the environment is made with: `NatAgent(NatAgentConfig())`."""
+    check_settings: ClassVar[Mapping[str, str]] = {}
+    """Fields of its config, and the values with which its reward is at its most thorough: with these no attack may win."""
     name: str
-    max_turns: int
+    max_turns: int = 16
 
-    async def __aenter__(self) -> Self: ...
+    def __init__(self, config: Config | None = None) -> None:
+        """Made with a config of `config_type`; starts nothing."""
+
+    async def __aenter__(self) -> Self:
+        return self
 
     async def __aexit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None: ...
+    ) -> None:
+        return None
 
     def tasks(self, split: Split) -> Sequence[Task]:
         """All tasks of a split, in a fixed order."""
@@ -76,9 +86,16 @@ class Environment(Protocol):
         """The tools of one task; their specs are `task.tools`."""
         ...
 
+    def of_group(self, task: Task, seed: int) -> Task:
+        """The task as all members of one group get it; tools that are offered by chance are drawn here, from the seed."""
+        return task
+
     def sandbox(self, task: Task) -> SandboxSpec:
         """What the episode's sandbox is made of."""
-        ...
+        return SandboxSpec()
+
+    async def prepare(self, task: Task, context: ToolContext) -> None:
+        """Put into a fresh sandbox what the task begins with. What it raises becomes a Failure."""
 
     async def reward(self, task: Task, turns: Sequence[Turn], context: ToolContext) -> Reward:
         """Score a finished episode in the sandbox that it left behind. What it raises becomes a Failure."""
@@ -88,21 +105,21 @@ class Environment(Protocol):
         """Completions, one a turn, of an expert that earns the full reward: text as a hermes-format model writes it."""
         ...
 
+    def attacks(self) -> Sequence[Attack]:
+        """Wrong answers and attacks on the reward, in a fixed order; `natgym check` plays them."""
+        return ()
+
     def report(self, trajectories: Sequence[Trajectory]) -> dict[str, float]:
         """Named figures of an evaluation, such as success_rate, over scored trajectories."""
-        ...
+        return {}
 
 
-@runtime_checkable
-class Attacked(Protocol):
-    """An environment that keeps a catalogue of attacks on its reward; `natgym check` plays them."""
-
-    check_settings: ClassVar[Mapping[str, str]]
-    """Fields of its config, and the values with which its reward is at its most thorough: with these no attack may win."""
-
-    def attacks(self) -> Sequence[Attack]:
-        """All of them, in a fixed order."""
-        ...
+def wrong_answers(task: Task, answers: Mapping[str, Sequence[str]], at_most: float = 0.0) -> list[Attack]:
+    """Attacks on one task: what each is called -> its completions, none of which may earn a total above `at_most`."""
+    return [
+        Attack(name, task.model_copy(update={"id": f"{task.id}-{number}"}), completions, {"total": at_most})
+        for number, (name, completions) in enumerate(answers.items())
+    ]
 
 
 ENVIRONMENTS: Registry[Callable[..., Environment]] = Registry(

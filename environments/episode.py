@@ -96,9 +96,11 @@ async def lease(backend: Backend, spec: SandboxSpec) -> AsyncIterator[Sandbox]:
 async def _play(arena: Arena, task: Task, episode_id: str, record: Record) -> _Outcome:
     environment, tools = arena.environment, arena.environment.tools(task)
     started = arena.clock.monotonic()
-    async with arena.lease(task) as sandbox:
+    async with arena.lease(task) as sandbox, ToolContext(sandbox) as context:
+        with boundary(SandboxError, f"{environment.name}.prepare"):
+            await environment.prepare(task, context)
         record.timings["sandbox"] = arena.clock.monotonic() - started
-        episode = Episode(episode_id, task, tools, ToolContext(sandbox), record)
+        episode = Episode(episode_id, task, tools, context, record)
         max_turns = arena.limits.turns or environment.max_turns
         stop = await AgentLoop(arena.policy, arena.limits, arena.clock).run(episode, max_turns)
         return _Outcome(stop, reward=await _reward(arena, episode))

@@ -1,6 +1,7 @@
 """A group: G episodes of one task at once, so that their rewards can be compared."""
 
 import asyncio
+import hashlib
 from uuid import uuid4
 
 from core.logs import get_logger
@@ -16,6 +17,7 @@ async def run_group(arena: Arena, task: Task, size: int, group_id: str | None = 
     An episode that was lost holds a Failure and costs the others nothing. Cancellation frees every sandbox.
     """
     name = group_id or uuid4().hex
+    task = arena.environment.of_group(task, seed_of(name))
     async with asyncio.TaskGroup() as tasks:
         episodes = [tasks.create_task(run_episode(arena, task, f"{name}-{index}")) for index in range(size)]
     group = ScoredGroup(
@@ -24,3 +26,8 @@ async def run_group(arena: Arena, task: Task, size: int, group_id: str | None = 
     mean = sum(group.rewards) / len(group.rewards) if group.rewards else None
     log.info("group_scored", group=name, task=task.id, scored=len(group.scored), lost=len(group.failed), reward_mean=mean)
     return group
+
+
+def seed_of(group_id: str) -> int:
+    """The number from which everything is drawn that the members of a group share; the same id gives the same one."""
+    return int.from_bytes(hashlib.sha256(group_id.encode()).digest()[:6])

@@ -6,7 +6,7 @@ from typing import Self
 
 from backends.base import Capabilities, ExecResult, Process, SandboxLost, SandboxPathError, SandboxSpec, Tier
 from core.types import JsonObject, Message, Reward, Role, Task, ToolSpec, Trajectory, Turn
-from environments.base import Split, Tool, ToolMistake
+from environments.base import Environment, Split, Tool, ToolMistake
 from environments.gold_policy import GoldPolicy
 from environments.policy import Completion, CompletionRequest
 from environments.tool_context import ToolContext
@@ -128,7 +128,7 @@ LOOK = Tool(ToolSpec(name="look", description="Read a file.", parameters=object_
 FINISH = Tool(ToolSpec(name="finish", description="Hand in.", parameters=object_schema()), hand_in, ends_episode=True)
 
 
-class Sums:
+class Sums(Environment):
     """Tasks: what is N + N? The answer is a file in the sandbox."""
 
     name = "sums"

@@ -13,7 +13,7 @@ from typing import ClassVar, Self
 from backends.base import BACKENDS, SandboxPathError, SandboxSpec
 from core.config import Config
 from core.types import JsonObject, Reward, Task, Trajectory, Turn
-from environments.base import Attack, Split, Tool, ToolMistake
+from environments.base import Attack, Environment, Split, Tool, ToolMistake
 from environments.nat_agent.attacks.catalogue import attacks
 from environments.nat_agent.conversation import BASH, FINISH, READ_FILE, RUN_TESTS, TOOL_SPECS, WRITE_FILE, Prompt, opening
 from environments.nat_agent.dataset import SHIPPED, BrokenRows, read_dataset
@@ -44,8 +44,8 @@ class NatAgentConfig(Config):
     scale: Scale = Scale.RAW
 
 
-class NatAgent:
-    """Fulfils environments.base.Environment."""
+class NatAgent(Environment):
+    """See environments.base.Environment."""
 
     config_type: ClassVar[type[Config]] = NatAgentConfig
     name = "nat_agent"

@@ -84,12 +84,11 @@ def _thorough(name: str, file: RunFile) -> RunFile:
 
 async def _attack(arena: "Arena", concurrent: int) -> "list[AttackResult]":
     from environments.attack import play_attacks
-    from environments.base import Attacked
     from services.commands.counter import Counter
 
-    if not isinstance(arena.environment, Attacked):
-        return []
     offered = arena.environment.attacks()
+    if not offered:
+        return []
     counter = Counter("attacks", len(offered))
     results = await play_attacks(arena, offered, concurrent, lambda trajectory: counter.add())
     counter.close()

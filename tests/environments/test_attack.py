@@ -6,7 +6,7 @@ import pytest
 
 from core.types import Reward, Task, Turn
 from environments.attack import play_attacks
-from environments.base import Attack, Attacked
+from environments.base import Attack, wrong_answers
 from environments.episode import Arena
 from environments.gold_policy import GoldPolicy
 from environments.tool_context import ToolContext
@@ -58,5 +58,13 @@ async def test_attacks_are_answered_for_one_by_one_in_order():
     assert [bool(one.problems) for one in await play_attacks(arena, attacks, concurrent=3)] == [False, True, False]
 
 
-def test_an_environment_without_a_catalogue_is_none_that_is_attacked():
-    assert not isinstance(SUMS, Attacked)
+def test_wrong_answers_are_attacks_on_copies_of_a_task_that_may_earn_nothing():
+    offered = wrong_answers(SUMS.task(4), {"late": ("", call("finish")), "silent": ("",)})
+    assert [(one.name, one.task.id, one.at_most) for one in offered] == [
+        ("late", "sum-4-0", {"total": 0.0}),
+        ("silent", "sum-4-1", {"total": 0.0}),
+    ]
+
+
+def test_an_environment_offers_no_attacks_unless_it_says_so():
+    assert SUMS.attacks() == ()

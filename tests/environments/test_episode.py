@@ -1,20 +1,22 @@
 """An episode ends as a value, and leaves no sandbox behind."""
 
 import asyncio
-from collections.abc import Sequence
+from collections.abc import AsyncIterator, Sequence
+from contextlib import asynccontextmanager
 
 import pytest
 
 from backends.base import SandboxLost, SandboxSpec
 from backends.pool import SandboxPool
 from core.errors import PolicyError
-from core.types import Reward, Task, Turn
+from core.types import JsonObject, Reward, Task, Turn
 from environments.agent_loop import EpisodeLimits
+from environments.base import Tool
 from environments.episode import Arena, run_episode
 from environments.gold_policy import GoldPolicy
 from environments.group import run_group
 from environments.tool_context import ToolContext
-from tests.fakes import FakeBackend, FakePolicy, FakeSandbox, Sums, call
+from tests.fakes import WRITE, FakeBackend, FakePolicy, FakeSandbox, Sums, call
 
 SUMS = Sums()
 GOLD = GoldPolicy(SUMS.gold)
@@ -194,3 +196,61 @@ async def test_a_thousand_episodes_play_at_once():
     backend = FakeBackend()
     group = await run_group(Arena(SUMS, GOLD, backend), SUMS.task(2), 1000)
     assert (len(group.scored), sum(sandbox.destroyed for sandbox in backend.made)) == (1000, 1000)
+
+
+class Furnished(Sums):
+    """Its sandboxes begin with a file that the policy reads; what its tools open is counted."""
+
+    def __init__(self) -> None:
+        self.log: list[str] = []
+        super().__init__([Tool(WRITE.spec.model_copy(update={"name": "open"}), self._open)])
+
+    async def prepare(self, task: Task, context: ToolContext) -> None:
+        await context.write_text("hint", str(task.data["sum"]))
+
+    async def _open(self, context: ToolContext, arguments: JsonObject) -> str:
+        @asynccontextmanager
+        async def opened() -> AsyncIterator[str]:
+            self.log.append("opened")
+            yield "kept"
+            self.log.append("closed")
+
+        return await context.held("thing", opened)
+
+    async def reward(self, task: Task, turns: Sequence[Turn], context: ToolContext) -> Reward:
+        self.log.append("scored")
+        return await super().reward(task, turns, context)
+
+
+class Unfurnished(Sums):
+    async def prepare(self, task: Task, context: ToolContext) -> None:
+        raise OSError("no space left")
+
+
+async def test_a_sandbox_begins_with_what_the_environment_puts_there():
+    policy = FakePolicy([call("look", path="hint"), ""])
+    trajectory = await run_episode(Arena(Furnished(), policy, FakeBackend()), SUMS.task(4), "e")
+    assert trajectory.turns[0].observations[0].content == "8"
+
+
+async def test_what_cannot_be_prepared_is_a_failure_of_the_sandbox():
+    trajectory = await run_episode(Arena(Unfurnished(), GOLD, FakeBackend()), SUMS.task(4), "e")
+    assert trajectory.failure
+    assert (trajectory.failure.boundary, trajectory.failure.message) == ("sandbox", "sums.prepare: OSError: no space left")
+
+
+async def test_what_tools_opened_is_open_once_and_closed_after_the_reward():
+    environment = Furnished()
+    policy = FakePolicy([call("open", text="1"), call("open", text="2"), ""])
+    trajectory = await run_episode(Arena(environment, policy, FakeBackend()), environment.task(4), "e")
+    assert [turn.observations[0].content for turn in trajectory.turns[:2]] == ["kept", "kept"]
+    assert environment.log == ["opened", "scored", "closed"]
+
+
+async def test_a_task_is_varied_once_for_all_members_of_a_group():
+    class Varied(Sums):
+        def of_group(self, task: Task, seed: int) -> Task:
+            return task.model_copy(update={"seed": seed})
+
+    first, again, other = [await run_group(Arena(Varied(), GOLD, FakeBackend()), SUMS.task(1), 2, name) for name in "aab"]
+    assert first.task.seed == again.task.seed != other.task.seed
