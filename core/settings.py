@@ -28,6 +28,8 @@ class Settings(Value):
     """Bearer token that the services want from each other; required where they listen beyond loopback."""
     openai_api_key: SecretStr | None = None
     """Key of a remote OpenAI-compatible server, where a policy or planner uses one."""
+    exa_api_key: SecretStr | None = None
+    """Key of the web search Exa, for environments whose tools search the web."""
     log_level: LogLevel = LogLevel.INFO
     log_json: bool = False
 

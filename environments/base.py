@@ -35,6 +35,8 @@ class Tool:
     spec: ToolSpec
     run: Callable[[ToolContext, JsonObject], Awaitable[str]]
     ends_episode: bool = False
+    requires: Sequence[Callable[[], str]] = ()
+    """Each says what is missing and how to get it, in a few words, or "": a tool that lacks something is not offered."""
 
 
 class ToolMistake(Exception):

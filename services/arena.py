@@ -56,4 +56,7 @@ def make_environment(name: str, file: RunFile, settings: Settings) -> Environmen
     variables: dict[str, JsonValue] = {
         key: str(getattr(settings, key)) for key in ("nat_python",) if key in known and key in settings.model_fields_set
     }
+    searches = "tools" in known and "web" in getattr(known["tools"].annotation, "model_fields", {})
+    if settings.exa_api_key is not None and searches:
+        variables["tools.web.exa_api_key"] = settings.exa_api_key.get_secret_value()
     return kind(file.section("env", kind.config_type, variables))  # type: ignore[call-arg]
