@@ -10,9 +10,10 @@ import re
 
 from tool_call_parsers.base import CallStatus, MalformedCall
 from tool_call_parsers.grammar import Block, BlockFormat, Reading
-from tool_call_parsers.json_calls import CallKeys, NotACall, read_call, read_calls, read_json
+from tool_call_parsers.json_calls import NotACall, read_call, read_calls, read_json
 from tool_call_parsers.markers import blank_end, marker_at, may_begin
 from tool_call_parsers.reasoning import Trim
+from tool_call_parsers.usual_calls import CallKeys
 
 KEYS = CallKeys(arguments=("parameters", "arguments"), needs_arguments=True)
 LISTED = CallKeys(needs_arguments=True)

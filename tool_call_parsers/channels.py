@@ -8,7 +8,6 @@
 A call counts in a message to a tool only: one that is quoted while thinking, or in an answer, is text.
 """
 
-import json
 import re
 from abc import abstractmethod
 from collections.abc import Iterator
@@ -17,10 +16,20 @@ from typing import ClassVar, NamedTuple
 
 from tool_call_parsers.base import CallStatus, MalformedCall
 from tool_call_parsers.grammar import Format, FoundCall, Item, Reading, Split
-from tool_call_parsers.json_calls import NotACall, read_arguments_at
+from tool_call_parsers.json_calls import NotACall, read_call, shown
 from tool_call_parsers.tagged import TaggedFormat
 from tool_call_parsers.tags import Tags
+from tool_call_parsers.usual_calls import CallKeys
 from tool_call_parsers.xml_formats import INVOKE
+
+START, MESSAGE = "<|start|>", "<|message|>"
+LONGEST_HEADER = 512
+"""Characters."""
+
+
+def behind(end: re.Match[str]) -> int:
+    """Where the next message begins: its own start ends a message too."""
+    return end.start() if end.group() == START else end.end()
 
 
 class Channel(Enum):
@@ -73,7 +82,7 @@ class _BeamArguments(TaggedFormat):
     openers = ("<call=",)
     tags = Tags(
         call=r"<call=(?P<name>[^<>\n]*)>",
-        call_close=r"\Z",
+        call_close=r"</call>",
         argument=r"<rfl:parameter\s+name=[\"']?(?P<name>[^\"'<>\n]*)[\"']?\s*>",
         argument_close=r"</rfl:parameter>",
         line_breaks=True,
@@ -84,25 +93,25 @@ class Beam(ChannelFormat):
     """Beam: the messages of Harmony, the arguments of a call as elements."""
 
     name = "beam"
-    header = re.compile(r"(?P<header>(?:(?!<\|message\|>|<\|start\|>).)*)<\|message\|>", re.DOTALL)
-    end = re.compile(r"<\|(?:end|call|return)\|>|(?=<\|start\|>)")
+    end = re.compile(r"<\|(?:end|call|return|start)\|>")
     recipient = re.compile(r"\bto=(?P<name>[^\s<]+)")
     arguments = _BeamArguments()
 
     def messages(self, text: str, reading: Reading) -> Iterator[ChannelMessage]:
         """Text without any header is an answer, or reasoning where the prompt began some."""
-        if "<|message|>" not in text and not text.lstrip().startswith("<|"):
+        if MESSAGE not in text and not text.lstrip().startswith("<|"):
             yield ChannelMessage(Channel.REASONING if reading.starts_in_reasoning else Channel.CONTENT, text)
             return
         position = 0
         if reading.starts_in_reasoning and (end := self.end.search(text)):
             yield ChannelMessage(Channel.REASONING, text[: end.start()])
-            position = end.end()
-        while header := self.header.search(text, position):
-            end = self.end.search(text, header.end())
-            stop = end.start() if end else len(text)
-            yield self._message(header["header"], text[header.end() : stop])
-            position = max(end.end(), header.end()) if end else len(text)
+            position = behind(end)
+        while (body := text.find(MESSAGE, position)) >= 0:
+            header = text[max(position, text.rfind(START, position, body)) : body]
+            body += len(MESSAGE)
+            end = self.end.search(text, body)
+            yield self._message(header, text[body : end.start() if end else len(text)])
+            position = behind(end) if end else len(text)
 
     def _message(self, header: str, text: str) -> ChannelMessage:
         recipient = self.recipient.search(header)
@@ -112,7 +121,7 @@ class Beam(ChannelFormat):
 
     def calls(self, message: ChannelMessage, reading: Reading) -> list[Item]:
         """The one call of the message."""
-        block = self.arguments.read(f"<call={message.tool}>{message.text.rstrip()}", 0, reading)
+        block = self.arguments.read(f"<call={message.tool}>{message.text.rstrip()}</call>", 0, reading)
         return list(block.items) if block else []
 
 
@@ -134,8 +143,8 @@ class Muse(ChannelFormat):
     """Muse Spark: `to=self` is reasoning, `to=user` and `to=commentary` are said, any other recipient is a tool."""
 
     name = "muse"
-    header = re.compile(r"(?:<\|start\|>\s*assistant)?[^\S\n]*(?:to=(?P<name>[\w.\-]+))?<\|message\|>")
-    end = re.compile(r"<\|eom\|>|<\|eot\|>|(?=<\|start\|>)")
+    header = re.compile(r"(?:<\|start\|>\s*assistant)?[^\S\n]*(?:to=(?P<name>[\w.\-]+))?\Z")
+    end = re.compile(r"<\|(?:eom|eot|start)\|>")
     recipients: ClassVar[dict[str | None, Channel]] = {
         None: Channel.REASONING,
         "self": Channel.REASONING,
@@ -147,20 +156,28 @@ class Muse(ChannelFormat):
 
     def messages(self, text: str, reading: Reading) -> Iterator[ChannelMessage]:
         """Text without any header is an answer, or calls where it has some: its headers were lost on the way."""
-        if "<|message|>" not in text:
+        if MESSAGE not in text:
             yield ChannelMessage(Channel.TOOL if "<atem:invoke" in text else self._unframed(reading), text)
             return
         position = 0
         if reading.starts_in_reasoning and (end := self.end.search(text)):
             yield ChannelMessage(Channel.REASONING, text[: end.start()])
-            position = end.end()
-        while header := self.header.search(text, position):
-            end = self.end.search(text, header.end())
-            following = self.header.search(text, header.end(), end.start() if end else len(text))
-            stop = following.start() if following else end.start() if end else len(text)
+            position = behind(end)
+        while (marker := text.find(MESSAGE, position)) >= 0:
+            header, body = self._header(text, position, marker), marker + len(MESSAGE)
+            end = self.end.search(text, body)
+            stop = end.start() if end else len(text)
+            following = text.find(MESSAGE, body, stop)
+            stop = self._header(text, body, following).start() if following >= 0 else stop
             channel = self.recipients.get(header["name"], Channel.TOOL)
-            yield ChannelMessage(channel, text[header.end() : stop], header["name"] or "", closed=end is not None)
+            yield ChannelMessage(channel, text[body:stop], header["name"] or "", closed=end is not None)
             position = stop
+
+    def _header(self, text: str, start: int, marker: int) -> re.Match[str]:
+        """What of a text says whom the message is for whose marker stands there."""
+        found = self.header.search(text, max(start, marker - LONGEST_HEADER), marker)
+        assert found is not None  # every part of it may be empty
+        return found
 
     def _unframed(self, reading: Reading) -> Channel:
         return Channel.REASONING if reading.starts_in_reasoning else Channel.CONTENT
@@ -186,6 +203,9 @@ class MuseGlimmer(Muse):
         "self": Channel.REASONING,
         "user": Channel.CONTENT,
     }
+
+
+INKLING = CallKeys(arguments=("args", "arguments", "parameters"))
 
 
 class Inkling(ChannelFormat):
@@ -223,13 +243,10 @@ class Inkling(ChannelFormat):
         """The one call of the message."""
         text = message.text.strip()
         try:
-            _, value, end = read_arguments_at(text, 0, repair=reading.repair)
+            call, end = read_call(text, 0, INKLING, repair=reading.repair)
+            if end < len(text):
+                raise NotACall(f"expected the end of the message, found {shown(text, end)}", end)
         except NotACall as error:
             status = CallStatus.BAD_JSON if message.closed else CallStatus.UNCLOSED
             return [MalformedCall(text=text, status=status, problem=str(error))]
-        name = value.get("name")
-        arguments = next((value[key] for key in ("args", "arguments", "parameters") if key in value), {})
-        if not isinstance(name, str) or not name or not isinstance(arguments, dict) or text[end:].strip():
-            problem = 'expected one JSON object with "name" and "args"'
-            return [MalformedCall(text=text, status=CallStatus.BAD_JSON, problem=problem)]
-        return [FoundCall(name, json.dumps(arguments, ensure_ascii=False), arguments, text=text)]
+        return [call]

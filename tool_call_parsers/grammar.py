@@ -11,10 +11,11 @@ Everything else is done here, once: token ids, reasoning, text around the blocks
 tools, ids, and a bound on the work that hostile text can cause.
 """
 
+import os
 from abc import ABC, abstractmethod
 from collections.abc import Iterator, Sequence
 from functools import partial
-from os import urandom
+from random import Random
 
 from core.types import ToolCall, ToolSpec
 from tool_call_parsers.base import CallStatus, CompletionStream, MalformedCall, ParsedCompletion
@@ -30,6 +31,11 @@ __all__ = ["Block", "BlockFormat", "Format", "FoundCall", "Item", "Reading", "Sp
 FREE_SCAN, SCAN_BUDGET = 65_536, 8
 """Characters that may be looked at beyond the end of broken blocks: so many, and so many times those before the block.
 Keeps time linear, and depends on nothing that follows: a stream decides alike."""
+
+CHANCE = Random()
+"""Seeded by the system: ids cost no system call. A process that is forked draws others."""
+if hasattr(os, "register_at_fork"):
+    os.register_at_fork(after_in_child=CHANCE.seed)
 
 
 class Format(ABC):
@@ -85,7 +91,7 @@ class Format(ABC):
 
     def new_id(self) -> str:
         """An id for a call whose format has none."""
-        return f"call_{urandom(16).hex()}"
+        return f"call_{CHANCE.getrandbits(128):032x}"
 
     def trimmed(self, text: str) -> str:
         """Content without the white space that is the format's."""

@@ -12,14 +12,16 @@ a dash, a second recipient); models write them, so they are read here, and oss-h
 import re
 from typing import NamedTuple
 
+from core.types import JsonObject
 from tool_call_parsers.base import CallStatus, MalformedCall
 from tool_call_parsers.grammar import Format, FoundCall, Item, Reading, Split
 from tool_call_parsers.json_calls import NotACall, read_arguments_at, read_json, shown
 from tool_call_parsers.markers import blank_end
+from tool_call_parsers.usual_calls import usual_arguments
 
 MESSAGE, START = "<|message|>", "<|start|>"
 TOKEN = re.compile(r"<\|(?:start|channel|message|end|call|return|constrain)\|>")
-END = re.compile(r"<\|(?:end|call|return)\|>|(?=<\|start\|>)")
+END = re.compile(r"<\|(?:end|call|return|start)\|>")
 RECIPIENT = re.compile(r"\bto=(?P<name>[^\s<]+)")
 CHANNEL = re.compile(r"<\|channel\|>\s*(?P<name>\w+)")
 NOT_TOOLS = ("assistant", "user", "all")
@@ -29,6 +31,8 @@ class _Message(NamedTuple):
     header: str
     text: str
     closed: bool
+    arguments: tuple[str, JsonObject] | None = None
+    """Those of a call, where they were read to see where the message ends."""
 
 
 class Harmony(Format):
@@ -82,10 +86,20 @@ def _messages(text: str, starts_in_reasoning: bool) -> list[_Message]:
 
 def _body(header: str, text: str, start: int) -> tuple[_Message, int]:
     """The message whose text begins at `start`, and where the next one begins. A marker inside of JSON is text."""
-    end = END.search(text, _json_end(text, start) if RECIPIENT.search(header) else start)
+    end = END.search(text, start)
+    if end and RECIPIENT.search(header):
+        written = text[start : end.start()]
+        if written.endswith("}") and (usual := usual_arguments(written)):
+            return _Message(header, written, True, usual), _behind(end)
+        end = END.search(text, _json_end(text, start))
     if end is None:
         return _Message(header, text[start:], closed=False), len(text)
-    return _Message(header, text[start : end.start()], closed=True), end.end()
+    return _Message(header, text[start : end.start()], closed=True), _behind(end)
+
+
+def _behind(end: re.Match[str]) -> int:
+    """Where the next message begins: its own start ends a message too."""
+    return end.start() if end.group() == START else end.end()
 
 
 def _json_end(text: str, start: int) -> int:
@@ -102,6 +116,8 @@ def _json_end(text: str, start: int) -> int:
 def _call(name: str, message: _Message, reading: Reading) -> Item:
     """The call of a message to a tool."""
     written = f"{message.header}{MESSAGE}{message.text}"
+    if message.arguments:
+        return FoundCall(name, *message.arguments, text=written)
     body = blank_end(message.text)
     if body == len(message.text) and message.closed:
         return FoundCall(name, "{}", {}, text=written)

@@ -12,10 +12,11 @@ from dataclasses import dataclass, replace
 
 from tool_call_parsers.base import CallStatus, MalformedCall
 from tool_call_parsers.grammar import Block, BlockFormat, Reading
-from tool_call_parsers.json_calls import PLAIN, CallKeys, Calls, NotACall, read_calls, shown, usual_call
+from tool_call_parsers.json_calls import Calls, NotACall, read_calls, shown
 from tool_call_parsers.markers import blank_end, first_of, marker_at, may_begin
 from tool_call_parsers.reasoning import Trim
 from tool_call_parsers.reasoning_formats import reasoning_format
+from tool_call_parsers.usual_calls import PLAIN, CallKeys, usual_call
 
 LONGEST_TOKEN = 16
 """Characters of the longest JSON token that has no end mark of its own: `-Infinity`, two escapes of one character."""

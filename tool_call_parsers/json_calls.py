@@ -7,10 +7,8 @@ JSON text of one. With `repair`, what is cut off is closed, and Python's quotes,
 
 import json
 import re
-from dataclasses import dataclass
 from typing import NamedTuple
 
-import orjson
 from pydantic import JsonValue
 
 from core.types import JsonObject
@@ -18,7 +16,8 @@ from tool_call_parsers.base import CallStatus, MalformedCall
 from tool_call_parsers.markers import blank_end
 from tool_call_parsers.pieces import FoundCall, Item
 from tool_call_parsers.python_literals import NotPython, read_literal
-from tool_call_parsers.schemas import MAX_DEPTH, is_text, nested_too_deeply, object_problem
+from tool_call_parsers.schemas import MAX_DEPTH, is_text, object_problem
+from tool_call_parsers.usual_calls import PLAIN, STRICT, CallKeys, refuse_constant, usual_call_at, usual_list
 
 POSITION_COST = 64
 """An error of the JSON reader counts the line breaks before it: so many characters cost as much as one that is read."""
@@ -34,29 +33,6 @@ class NotACall(Exception):
     def __init__(self, problem: str, end: int, *, cut: bool = False) -> None:
         self.end, self.cut = end, cut
         super().__init__(problem)
-
-
-@dataclass(frozen=True)
-class CallKeys:
-    """How a format names what a call consists of."""
-
-    name: tuple[str, ...] = ("name",)
-    arguments: tuple[str, ...] = ("arguments", "parameters")
-    id: str = ""
-    needs_arguments: bool = False
-    """A call without arguments is none: where nothing but its keys tells a call from other JSON."""
-    name_is_key: bool = False
-    """`{"f": {...}}` in place of all that."""
-    python: bool = False
-    """The chat template of the family writes Python literals, and the model after it."""
-
-    @property
-    def is_usual(self) -> bool:
-        """Whether a call may be a `name` followed by `arguments` or `parameters`, with nothing else to look for."""
-        return not self.name_is_key and not self.id and "name" in self.name
-
-
-PLAIN = CallKeys()
 
 
 class Calls(NamedTuple):
@@ -75,6 +51,8 @@ def read_calls(text: str, start: int, keys: CallKeys = PLAIN, *, repair: bool = 
     A list may hold bad calls beside good ones. `repair` needs a text that ends where the block does.
     """
     if text.startswith("[", start):
+        if usual := usual_list(text, start, keys):
+            return Calls(tuple(usual[0]), usual[1], usual[1])
         return _read_list(text, start, keys, repair)
     found, end = read_call(text, start, keys, repair=repair)
     return Calls((found,), end, end)
@@ -84,7 +62,7 @@ def read_call(text: str, start: int, keys: CallKeys = PLAIN, *, repair: bool = F
     """The object at `start` as a call, and where it ends. Raises NotACall."""
     if not text.startswith("{", start):
         raise NotACall(f"expected a JSON object, found {shown(text, start)}", start, cut=start >= len(text))
-    if keys.is_usual and (usual := _usual_at(text, start)):
+    if usual := usual_call_at(text, start, keys):
         return usual
     try:
         members, end = _members(text, start)
@@ -94,51 +72,6 @@ def read_call(text: str, start: int, keys: CallKeys = PLAIN, *, repair: bool = F
             raise broken from None
         members, end = _rewritten(mended), len(text) if repair else read_literal(text, start)[1]
     return _call(members, keys, text[start:end], end), end
-
-
-def usual_call(text: str, start: int, end: int) -> FoundCall | None:
-    """The call that fills a text from `start` to `end`, if it is a name and then arguments, and plain JSON; else None."""
-    head = USUAL_HEAD.match(text, start, end)
-    if head is None:
-        return None
-    begin = head.end()
-    while end > begin and text[end - 1] in JSON_BLANKS:
-        end -= 1
-    found = usual_arguments(text[begin : end - 1]) if text.startswith("}", end - 1) else None
-    return FoundCall(head["name"], found[0], found[1], None, text[start:end]) if found else None
-
-
-def usual_arguments(written: str) -> tuple[str, JsonObject] | None:
-    """Arguments that fill a text and are plain JSON, and their value; None where read_arguments_at has to look closer."""
-    try:
-        value = orjson.loads(written)
-    except orjson.JSONDecodeError:
-        return None
-    if not isinstance(value, dict) or nested_too_deeply(value):
-        return None
-    return (written.rstrip() if written[-1] in JSON_BLANKS else written), value
-
-
-def _usual_at(text: str, start: int) -> tuple[FoundCall, int] | None:
-    """The call at `start`, if it is a name and then arguments, and plain JSON, and where it ends; else None."""
-    head = USUAL_HEAD.match(text, start)
-    if head is None:
-        return None
-    begin = head.end()
-    following = text.find('"name"', begin)
-    close = text.rfind("}", begin, text.rfind("{", begin, following) if following >= 0 else len(text))
-    # an object ends in one place only: if what stands before this brace is one, this brace closes the call
-    guessed = usual_arguments(text[begin:close]) if close > begin else None
-    if guessed:
-        return FoundCall(head["name"], guessed[0], guessed[1], None, text[start : close + 1]), close + 1
-    try:
-        value, end = STRICT.raw_decode(text, begin)
-    except (ValueError, RecursionError):
-        return None
-    written, behind = text[begin:end], blank_end(text, end)
-    if not text.startswith("}", behind) or object_problem(value, written):
-        return None
-    return FoundCall(head["name"], written, value, None, text[start : behind + 1]), behind + 1
 
 
 def read_arguments_at(text: str, start: int, *, repair: bool = False) -> tuple[str, JsonObject, int]:
@@ -377,16 +310,6 @@ def _rewritten(mended: JsonObject) -> Members:
     return {key: Member(value, json.dumps(value, ensure_ascii=False)) for key, value in mended.items()}
 
 
-def _refuse_constant(name: str) -> float:
-    raise ValueError(f"{name} is not JSON")
-
-
 NEXT_CALL = re.compile(r',\s*(?P<object>\{\s*"(?:name|tool_name|tool_call_id|id|type|arguments|parameters)"\s*:)')
 NEXT_OBJECT = re.compile(r',\s*(?P<object>\{\s*"[^"]*"\s*:\s*\{)')
-JSON_BLANKS = " \t\r\n"
-USUAL_HEAD = re.compile(
-    r'[ \t\r\n]*\{[ \t\r\n]*"name"[ \t\r\n]*:[ \t\r\n]*"(?P<name>[^"\\\x00-\x1f]+)"[ \t\r\n]*,'
-    r'[ \t\r\n]*"(?:arguments|parameters)"[ \t\r\n]*:[ \t\r\n]*(?=\{)'
-)
-STRICT = json.JSONDecoder(parse_constant=_refuse_constant)
-LENIENT = json.JSONDecoder(strict=False, parse_constant=_refuse_constant)
+LENIENT = json.JSONDecoder(strict=False, parse_constant=refuse_constant)

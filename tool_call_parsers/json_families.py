@@ -8,8 +8,8 @@ from functools import partial
 
 from tool_call_parsers.grammar import Reading, Split
 from tool_call_parsers.json_blocks import JsonBlocks, JsonMarkers
-from tool_call_parsers.json_calls import CallKeys
 from tool_call_parsers.reasoning import Trim
+from tool_call_parsers.usual_calls import CallKeys
 
 CITATION = re.compile(r"</?co(?:: [\d:\[\],]+)?>")
 
@@ -84,7 +84,7 @@ cohere_command = partial(
         "cohere_command",
         ("<|START_ACTION|>",),
         ("<|END_ACTION|>",),
-        keys=CallKeys(name=("tool_name", "name")),
+        keys=CallKeys(name=("tool_name", "name"), number="tool_call_id"),
         reasoning="cohere",
     ),
 )

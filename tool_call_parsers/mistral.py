@@ -9,13 +9,13 @@ Text behind a call is none: the models should have stopped there. Ids are nine l
 """
 
 import re
-from os import urandom
 
 from tool_call_parsers.base import CallStatus, MalformedCall
-from tool_call_parsers.grammar import Block, BlockFormat, FoundCall, Reading
-from tool_call_parsers.json_calls import CallKeys, NotACall, read_arguments_at, read_calls, shown, usual_arguments
+from tool_call_parsers.grammar import CHANCE, Block, BlockFormat, FoundCall, Reading
+from tool_call_parsers.json_calls import NotACall, read_arguments_at, read_calls, shown
 from tool_call_parsers.markers import blank_end
 from tool_call_parsers.reasoning_formats import reasoning_format
+from tool_call_parsers.usual_calls import CallKeys, usual_arguments
 
 MARKER, CALL_ID, ARGUMENTS = "[TOOL_CALLS]", "[CALL_ID]", "[ARGS]"
 HEAD = re.compile(r"\s*(?P<name>[^\s\[{]{0,256})\s*(?:\[CALL_ID\]\s*(?P<id>[^\s\[{]{0,64})\s*)?(?P<args>\[ARGS\]\s*)?")
@@ -37,7 +37,7 @@ class Mistral(BlockFormat):
 
     def new_id(self) -> str:
         """Nine letters and digits: Mistral's chat templates refuse anything else."""
-        return urandom(5).hex()[:9]
+        return f"{CHANCE.getrandbits(36):09x}"
 
     def read(self, text: str, start: int, reading: Reading) -> Block | None:
         """The calls behind a marker; or a list of calls that is the whole completion, as constrained sampling makes."""

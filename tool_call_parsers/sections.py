@@ -17,10 +17,11 @@ from typing import NamedTuple
 from core.types import JsonObject, ToolSpec
 from tool_call_parsers.base import CallStatus, MalformedCall
 from tool_call_parsers.grammar import Block, BlockFormat, FoundCall, Item, Reading
-from tool_call_parsers.json_calls import NotACall, read_arguments_at, usual_arguments
+from tool_call_parsers.json_calls import NotACall, read_arguments_at
 from tool_call_parsers.markers import first_of, marker_at
 from tool_call_parsers.reasoning import Trim
 from tool_call_parsers.reasoning_formats import reasoning_format
+from tool_call_parsers.usual_calls import usual_arguments
 
 BLANKS = re.compile(r"\s*")
 KIMI_ID = re.compile(r"(?:functions\.)?(?P<name>[^\s:]+):\d+")
@@ -42,6 +43,8 @@ class SectionFormat(BlockFormat):
     """A format of this grammar."""
 
     section: Section
+    usual: re.Pattern[str]
+    """A call up to its arguments, as models usually write it; what differs is read by a slower way to the same result."""
 
     def read(self, text: str, start: int, reading: Reading) -> Block | None:
         """The calls of the section at `start`, or the one call that stands there without a section."""
@@ -69,6 +72,8 @@ class SectionFormat(BlockFormat):
 
     def _call(self, text: str, start: int, reading: Reading) -> tuple[Item, int]:
         """The call at `start`, and where it ends."""
+        if usual := self._usual_call(text, start, reading):
+            return usual
         inside = start + len(self.section.call)
         limit = self._limit(text, inside)
         at, header = first_of(text, inside, self.section.header)
@@ -89,6 +94,21 @@ class SectionFormat(BlockFormat):
         call = self.found(name, value, written, text[start:stop], reading.tools)
         return call, stop
 
+    def _usual_call(self, text: str, start: int, reading: Reading) -> tuple[Item, int] | None:
+        """The call at `start`, if it is plain JSON behind a usual head, and where it ends."""
+        head = self.usual.match(text, start)
+        close = text.find(self.section.call_end, head.end()) if head else -1
+        if not head or close < 0:
+            return None
+        # an object ends in one place only: what is one up to the last brace before the marker ends there
+        end = text.rfind("}", head.end(), close) + 1
+        found = usual_arguments(text[head.end() : end]) if end else None
+        stop = self.after_arguments(text, end)
+        if not found or stop != close:
+            return None
+        stop += len(self.section.call_end)
+        return self.found(head["name"], found[1], found[0], text[start:stop], reading.tools), stop
+
     def _may_end(self, text: str, position: int) -> bool:
         """Whether a call with whole arguments may end without its closing marker."""
         return position == len(text) or bool(marker_at(text, position, (self.section.call, *self.section.ends)))
@@ -100,11 +120,6 @@ class SectionFormat(BlockFormat):
 
     def _read_arguments(self, text: str, begin: int, limit: int, repair: bool) -> tuple[str, JsonObject, int]:
         """The arguments at `begin`, mended on request. Raises NotACall."""
-        close = text.find(self.section.call_end, begin, limit)
-        # an object ends in one place only: what is one up to the marker ends there
-        usual = usual_arguments(text[begin:close]) if close > begin and text.startswith("}", close - 1) else None
-        if usual:
-            return *usual, close
         try:
             return read_arguments_at(text, begin)
         except NotACall:
@@ -152,6 +167,10 @@ class DeepSeekV3(SectionFormat):
         ("<｜tool▁sep｜>",),
         "<｜tool▁call▁end｜>",
     )
+    usual = re.compile(
+        rf"{section.call}(?:function{section.header[0]})?(?P<name>[^\s<`{{]+)"
+        rf"(?:\s*```(?:json)?|{section.header[0]})\s*(?=\{{)"
+    )
     openers = (*section.begins, section.call)
     closers = (*section.ends, section.call_end)
     reasoning = reasoning_format("think")
@@ -190,6 +209,7 @@ class KimiK2(SectionFormat):
         ("<|tool_call_argument_begin|>",),
         "<|tool_call_end|>",
     )
+    usual = re.compile(r"<\|tool_call_begin\|>\s*(?P<name>[^\s<]+)\s*<\|tool_call_argument_begin\|>\s*(?=\{)")
     openers = (*section.begins, section.call)
     closers = section.ends
     reasoning = reasoning_format("kimi_k2")
@@ -242,6 +262,10 @@ class Plamo3(SectionFormat):
         "<|plamo:begin_tool_request:plamo|>",
         ("<|plamo:begin_tool_arguments:plamo|>",),
         "<|plamo:end_tool_request:plamo|>",
+    )
+    usual = re.compile(
+        r"<\|plamo:begin_tool_request:plamo\|><\|plamo:begin_tool_name:plamo\|>(?P<name>[^\s<]+)<\|plamo:end_tool_name:plamo\|>"
+        r"<\|plamo:begin_tool_arguments:plamo\|>(?:<\|plamo:constrain\|>json<\|plamo:msg\|>)?(?=\{)"
     )
     openers = ("<|plamo:begin_", "<|plamo:tag|>", "<|plamo:end_")
     closers = ("<|plamo:end_tool_requests:plamo|>",)

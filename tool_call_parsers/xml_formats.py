@@ -101,7 +101,7 @@ class MiniCpm5(TaggedFormat):
     name = "minicpm5"
     tags = Tags(
         call=r"<function[\sĠ]*name=[\"'](?P<name>[^\"'<>\n]+)[\"'][^<>]*>(?:\s*<arguments>)?",
-        call_close=r"(?:</arguments>\s*)?</function>",
+        call_close=r"<(?:/arguments>\s*<)?/function>",
         argument=r"<param[\sĠ]*name=[\"'](?P<name>[^\"'<>\n]+)[\"'][^<>]*>",
         argument_close=r"</param>",
         stripped=True,
@@ -116,6 +116,10 @@ class MiniCpm5(TaggedFormat):
     all_or_nothing = True
 
 
+STEP3_HEADER = r"(?:｜tool_call_begin｜>\s*(?:function\s*)?(?:<｜tool_sep｜>\s*)?|｜tool_sep｜>\s*)"
+"""What stands before a call, without the `<` that begins it and every tag: the engine looks for that alone."""
+
+
 class Step3(TaggedFormat):
     """Step3: `<steptml:invoke name="f"><steptml:parameter name="k">` between the tokens of a section."""
 
@@ -123,7 +127,7 @@ class Step3(TaggedFormat):
     tags = Tags(
         wrapper=r"<｜tool_calls_begin｜>",
         wrapper_close=r"<｜tool_calls_end｜>",
-        call=rf"(?:<｜tool_call_begin｜>\s*)?(?:function\s*)?(?:<｜tool_sep｜>\s*)?<steptml:invoke\s+name\s*=\s*{QUOTED_NAME}>",
+        call=rf"<(?:{STEP3_HEADER}<)?steptml:invoke\s+name\s*=\s*{QUOTED_NAME}>",
         call_close=r"</steptml:invoke>(?:\s*<｜tool_call_end｜>)?",
         argument=rf"<steptml:parameter\s+name\s*=\s*{QUOTED_NAME}>",
         argument_close=r"</steptml:parameter>",
