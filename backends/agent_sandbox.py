@@ -1,59 +1,62 @@
 """A sandbox with an agent in it (backends/agent), whatever walls a backend built around that agent."""
 
 import asyncio
-from collections.abc import Awaitable, Callable, Sequence
-from contextlib import suppress
-from typing import TypeVar
+import os
+from collections.abc import Awaitable, Callable, Mapping, Sequence
+from pathlib import Path
+from typing import NamedTuple, Protocol
 from uuid import uuid4
 
-from pydantic import Field, ValidationError
+from pydantic import JsonValue
 
-from backends.base import ExecResult, Process, SandboxError, SandboxPathError
+from backends import transfers
+from backends.agent_process import ANSWER_SECONDS, AgentProcess, AgentSession, cancel, command_fields, exec_result
+from backends.agent_replies import Answer, ExecAnswer, SnapshotAnswer, UsageAnswer, checked
+from backends.base import (
+    CapabilityError,
+    ExecResult,
+    Network,
+    Process,
+    SandboxError,
+    SessionKind,
+    Usage,
+)
 from backends.channel import Channel, Reply
-from backends.host_process import HostProcess
 from core.logs import get_logger
-from core.types import JsonObject, Value
+from core.types import JsonObject
 
 log = get_logger("sandbox")
 
-ANSWER_SECONDS = 20.0  # what an agent may take beyond the time of the command itself
 PING_SECONDS = 5.0
+COPY_SECONDS = 120.0  # keeping or putting back the files of a whole sandbox
 END_SECONDS = 8.0  # an agent gives up on a process that will not die after 5 s
-FILES_BYTES = 1 << 24
-RECEIVE_BYTES = 1 << 16
 
 
-class _Answer(Value):
-    id: int
+class Host(Protocol):
+    """What holds a sandbox up: a process, a container, a remote program."""
+
+    async def end(self, seconds: float) -> str:
+        """Wait that long for its end, then force it. Returns the end of what it complained of. Awaited once."""
+        ...
 
 
-class _Exec(_Answer):
-    exit_code: int | None = Field(ge=0, le=255)
-    timed_out: bool
-    truncated: bool
-    seconds: float = Field(ge=0)
-    stdout_bytes: int = Field(ge=0)
+class Hooks(NamedTuple):
+    """What a sandbox asks of its backend."""
 
-
-class _Output(_Answer):
-    stderr: str = Field(max_length=1 << 14)
-
-
-class _Refusal(_Answer):
-    error: str = Field(max_length=32)
-    message: str = Field(max_length=4096)
-
-
-A = TypeVar("A", bound=_Answer)
+    free: Callable[["AgentSandbox"], Awaitable[None]]
+    """It was destroyed."""
+    another: Callable[[], Awaitable["AgentSandbox"]] | None = None
+    """Make another sandbox of the same spec."""
+    set_network: Callable[[Network], Awaitable[None]] | None = None
 
 
 class AgentSandbox:
-    """The Sandbox contract over a channel to an agent. Backends make it with `start_sandbox`."""
+    """The Sandbox contract over a channel to an agent. Backends make it with backends/start.py."""
 
-    def __init__(self, channel: Channel, host: HostProcess, free: Callable[["AgentSandbox"], Awaitable[None]]) -> None:
+    def __init__(self, channel: Channel, host: Host, hooks: Hooks) -> None:
         self.id = uuid4().hex[:12]
-        self.host_pid = host.pid
-        self._channel, self._host, self._free = channel, host, free
+        self.host = host
+        self._channel, self._hooks = channel, hooks
         self._destruction: asyncio.Task[None] | None = None
 
     async def exec(
@@ -63,6 +66,7 @@ class AgentSandbox:
         timeout_seconds: float,
         stdin: bytes = b"",
         cwd: str = "/workspace",
+        env: Mapping[str, str] | None = None,
         max_output: int = 1 << 20,
     ) -> ExecResult:
         """See Sandbox.exec. A program that cannot be started gives 126 or 127, as in a shell.
@@ -70,53 +74,113 @@ class AgentSandbox:
         `max_output` holds for standard output and standard error each. Cancelling kills the command.
         """
         fields: JsonObject = {"op": "exec", "timeout": timeout_seconds, "max_output": max_output}
-        number, future = self._channel.post({**fields, **_command(argv, cwd)}, stdin, max_body=2 * max_output)
+        fields = {**fields, **command_fields(argv, cwd, env)}
+        number, future = self._channel.post(fields, stdin, max_body=2 * max_output)
         try:
             reply = await self._channel.reply(future, timeout_seconds + ANSWER_SECONDS)
         except asyncio.CancelledError:
-            self._cancel(number)
+            cancel(self._channel, number)
             raise
-        found = self.checked(_Exec, reply)
-        if found.stdout_bytes > len(reply.body):
-            raise self._channel.violated("more standard output than the reply holds")
-        stdout, stderr = reply.body[: found.stdout_bytes], reply.body[found.stdout_bytes :]
-        return ExecResult(stdout=stdout, stderr=stderr, **found.model_dump(exclude={"id", "stdout_bytes"}))
+        return exec_result(self._channel, checked(self._channel, ExecAnswer, reply), reply)
 
-    async def spawn(self, argv: Sequence[str], *, cwd: str = "/workspace") -> Process:
+    async def spawn(self, argv: Sequence[str], *, cwd: str = "/workspace", env: Mapping[str, str] | None = None) -> Process:
         """See Sandbox.spawn."""
-        number, future = self._channel.post({"op": "spawn", **_command(argv, cwd)})
-        self.checked(_Answer, await self._channel.reply(future, ANSWER_SECONDS))
-        return AgentProcess(self, self._channel, number)
+        number, future = self._channel.post({"op": "spawn", **command_fields(argv, cwd, env)})
+        checked(self._channel, Answer, await self._channel.reply(future, ANSWER_SECONDS))
+        return AgentProcess(self._channel, number)
+
+    async def session(self, name: str = "main", *, kind: SessionKind = SessionKind.BASH) -> AgentSession:
+        """See Sandbox.session."""
+        return AgentSession(self._channel, name, kind)
 
     async def read(self, path: str, *, max_bytes: int = 1 << 20) -> bytes:
         """See Sandbox.read. No link is followed, in no part of the path."""
         reply = await self._ask({"op": "read", "path": path, "max_bytes": max_bytes}, max_body=max_bytes)
-        self.checked(_Answer, reply, path)
+        checked(self._channel, Answer, reply, path)
         return reply.body
 
-    async def write(self, path: str, data: bytes) -> None:
+    async def write(self, path: str, data: bytes, *, mode: int = 0o644) -> None:
         """See Sandbox.write. A reader sees the old file or the new one, whole; a link is replaced, not followed."""
-        self.checked(_Answer, await self._ask({"op": "write", "path": path}, data), path)
+        reply = await self._ask({"op": "write", "files": [[path, len(data), mode]]}, data)
+        checked(self._channel, Answer, reply, path)
+
+    async def upload(self, files: Mapping[str, bytes | Path]) -> None:
+        """See Sandbox.upload. Files before the one that fails are written."""
+        for batch in transfers.batches(files):
+            entries: JsonValue = [[path, len(data), mode] for path, data, mode in batch]
+            reply = await self._ask({"op": "write", "files": entries}, b"".join(data for _, data, _ in batch))
+            checked(self._channel, Answer, reply, batch[0].path if len(batch) == 1 else "upload")
+
+    async def download(
+        self, path: str, destination: Path, *, max_bytes: int = 1 << 26, max_files: int = 1000
+    ) -> tuple[str, ...]:
+        """See Sandbox.download."""
+        transfers.must_be_empty(destination)
+        names = await self._list(path, max_files + 1)
+        if len(names) > max_files:
+            raise transfers.too_much(path, f"more than {max_files} files")
+        left = max_bytes
+        for name in names:
+            data = await self.read(os.path.join(path, name), max_bytes=left)  # noqa: PTH118 a path of the sandbox
+            left -= len(data)
+            try:
+                await asyncio.to_thread(transfers.write_below, destination, name, data)
+            except FileExistsError as error:
+                raise self._channel.violated(f"one name twice in a list of files: {name[:200]}") from error
+        return names
 
     async def files(self, *, max_files: int = 1000) -> tuple[str, ...]:
         """See Sandbox.files: the first `max_files`; names that are not UTF-8 are left out."""
-        reply = await self._ask({"op": "files", "max_files": max_files}, max_body=FILES_BYTES)
-        self.checked(_Answer, reply, "/workspace")
+        return await self._list("/workspace", max_files)
+
+    async def snapshot(self) -> str:
+        """See Sandbox.snapshot. The agent keeps it in memory, which counts as the sandbox's."""
+        return str((await self._snapshot()).snapshot)
+
+    async def reset(self, snapshot: str = "") -> None:
+        """See Sandbox.reset. Raises SandboxError for a snapshot that this sandbox did not make."""
+        number = int(snapshot) if snapshot.isdecimal() else -1 if snapshot else 0
+        reply = await self._channel.request({"op": "reset", "snapshot": number}, seconds=COPY_SECONDS)
+        checked(self._channel, Answer, reply)
+
+    async def fork(self) -> "AgentSandbox":
+        """See Sandbox.fork."""
+        if self._hooks.another is None:
+            raise CapabilityError("this backend does not fork sandboxes; make one and upload the files")
+        kept = await self._snapshot()
+        twin = await self._hooks.another()
         try:
-            paths = reply.body.decode().split("\0") if reply.body else []
-        except UnicodeDecodeError as error:
-            raise self._channel.violated("a list of files that is not UTF-8") from error
-        if len(paths) > max_files or any(path.startswith("/") or ".." in path.split("/") for path in paths):
-            raise self._channel.violated("a list of files that leaves the workspace")
-        return tuple(sorted(paths))
+            await transfers.hand_over(self._snapshot_part, twin._restore_part, kept)
+        except BaseException:
+            await twin.destroy()
+            raise
+        checked(self._channel, Answer, await self._ask({"op": "forget", "snapshot": kept.snapshot}))
+        return twin
+
+    async def set_network(self, network: Network) -> None:
+        """See Sandbox.set_network."""
+        if self._hooks.set_network is not None:
+            await self._hooks.set_network(network)
+        elif network is not Network.NONE:
+            raise CapabilityError("this backend gives no sandbox a network; docker and modal do")
+
+    async def stats(self) -> Usage:
+        """See Sandbox.stats."""
+        found = checked(self._channel, UsageAnswer, await self._ask({"op": "stats"}))
+        return Usage(**found.model_dump(exclude={"id"}))
 
     async def alive(self) -> bool:
         """See Sandbox.alive."""
         try:
-            self.checked(_Answer, await self._channel.request({"op": "ping"}, seconds=PING_SECONDS))
+            checked(self._channel, Answer, await self._channel.request({"op": "ping"}, seconds=PING_SECONDS))
         except SandboxError:
             return False
         return True
+
+    @property
+    def broke_protocol(self) -> bool:
+        """Whether it once sent what no honest agent sends."""
+        return self._channel.broke_protocol
 
     async def destroy(self) -> None:
         """See Sandbox.destroy. Runs to its end even if the caller is cancelled."""
@@ -124,88 +188,35 @@ class AgentSandbox:
             self._destruction = asyncio.get_running_loop().create_task(self._destroy())
         await asyncio.shield(self._destruction)
 
-    def checked(self, kind: type[A], reply: Reply, path: str = "") -> A:
-        """The header of a reply as that type. Raises what the agent's refusal stands for, or ProtocolViolation."""
-        try:
-            if "error" in reply.header:
-                raise _refusal(_Refusal.model_validate(reply.header, strict=True), path)
-            return kind.model_validate(reply.header, strict=True)
-        except ValidationError as error:
-            raise self._channel.violated(
-                f"a reply that is no {kind.__name__[1:].lower()}: {str(reply.header)[:200]}"
-            ) from error
+    async def _list(self, path: str, max_files: int) -> tuple[str, ...]:
+        reply = await self._ask({"op": "files", "path": path, "max_files": max_files}, max_body=transfers.NAMES_BYTES)
+        checked(self._channel, Answer, reply, path)
+        names = transfers.names_in(reply.body, max_files)
+        if names is None:
+            raise self._channel.violated("a list of files that leaves its directory, or is too long")
+        return names
+
+    async def _snapshot(self) -> SnapshotAnswer:
+        reply = await self._channel.request({"op": "snapshot"}, seconds=COPY_SECONDS)
+        return checked(self._channel, SnapshotAnswer, reply, "snapshot")
+
+    async def _snapshot_part(self, snapshot: int, offset: int, size: int) -> bytes:
+        fields: JsonObject = {"op": "snapshot_part", "snapshot": snapshot, "offset": offset, "size": size}
+        reply = await self._ask(fields, max_body=size)
+        checked(self._channel, Answer, reply)
+        if len(reply.body) != size:
+            raise self._channel.violated(f"{len(reply.body)} bytes of a snapshot where {size} were asked for")
+        return reply.body
+
+    async def _restore_part(self, data: bytes, *, last: bool) -> None:
+        checked(self._channel, Answer, await self._ask({"op": "restore_part", "last": last}, data))
 
     async def _ask(self, fields: JsonObject, body: bytes = b"", *, max_body: int = 0) -> Reply:
         return await self._channel.request(fields, body, seconds=ANSWER_SECONDS, max_body=max_body)
 
-    def _cancel(self, number: int) -> None:
-        with suppress(SandboxError):  # where it died, the command died with it
-            self._channel.post({"op": "cancel", "target": number})
-
     async def _destroy(self) -> None:
         await self._channel.close()
-        messages = await self._host.end(END_SECONDS)
+        messages = await self.host.end(END_SECONDS)
         if messages:
             log.warning("sandbox_complained", sandbox=self.id, messages=messages)
-        await self._free(self)
-
-
-class AgentProcess:
-    """The Process contract: a program that `AgentSandbox.spawn` started."""
-
-    def __init__(self, sandbox: AgentSandbox, channel: Channel, number: int) -> None:
-        self._sandbox, self._channel, self._number = sandbox, channel, number
-        self._errors = ""
-        self._receiving: asyncio.Future[Reply] | None = None
-        self._sending: asyncio.Future[Reply] | None = None
-        self._turn = asyncio.Lock()
-
-    async def send(self, data: bytes) -> None:
-        """See Process.send; returns when the program's pipe has taken it all. Raises SandboxError if it has ended.
-
-        Callers take turns, so what each of them sends arrives in one piece, also where one is cancelled.
-        """
-        async with self._turn:
-            if self._sending is not None and not self._sending.done():
-                await asyncio.wait([self._sending])
-            _, self._sending = self._channel.post(self._fields("send"), data)
-            reply = await asyncio.shield(self._sending)
-        self._sandbox.checked(_Answer, reply)
-
-    async def receive(self) -> bytes:
-        """See Process.receive; at most 64 KiB. May be cancelled and called again without losing a byte."""
-        if self._receiving is None:
-            _, self._receiving = self._channel.post(self._fields("receive"), max_body=RECEIVE_BYTES)
-        reply = await asyncio.shield(self._receiving)
-        self._receiving = None
-        self._errors = self._sandbox.checked(_Output, reply).stderr
-        return reply.body
-
-    async def kill(self) -> None:
-        """See Process.kill. Safe to call twice and after the sandbox has ended."""
-        try:
-            reply = await self._channel.request(self._fields("kill"), seconds=ANSWER_SECONDS)
-        except SandboxError:
-            return
-        self._errors = self._sandbox.checked(_Output, reply).stderr or self._errors
-
-    def stderr_tail(self) -> str:
-        """See Process.stderr_tail; as of the last `receive` or `kill`."""
-        return self._errors
-
-    def _fields(self, operation: str) -> JsonObject:
-        return {"op": operation, "program": self._number}
-
-
-def _command(argv: Sequence[str], cwd: str) -> JsonObject:
-    if not argv:
-        raise SandboxError("an empty command; expected a program and its arguments")
-    if any("\0" in word for word in (*argv, cwd)):
-        raise SandboxError("a NUL byte in a command; no program can be given one")
-    return {"argv": list(argv), "cwd": cwd}
-
-
-def _refusal(refusal: _Refusal, path: str) -> SandboxError:
-    if refusal.error == "path":
-        return SandboxPathError(f"{path}: {refusal.message}")
-    return SandboxError(f"the sandbox refused: {refusal.message}")
+        await self._hooks.free(self)

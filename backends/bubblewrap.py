@@ -4,13 +4,14 @@ import sys
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 
+from backends.agent_bundle import compiled_agent, compiled_command
 from backends.base import SandboxSpec
 from backends.seccomp import filter_program
-from backends.start import AGENT, MIB, agent_command
+from backends.start import MIB
 from core.errors import ConfigError
 
 USER = "1000"
-LIBRARY = "/run/natgym"
+AGENT = "/run/natgym-agent"
 SYSTEM = ("/usr", "/bin", "/sbin", "/lib", "/lib32", "/lib64", "/libx32")
 ETC = ("/etc/alternatives", "/etc/ld.so.cache", "/etc/ld.so.conf", "/etc/ld.so.conf.d", "/etc/ssl/certs", "/etc/mime.types")
 FILES = {
@@ -31,7 +32,7 @@ DENIALS = ("No permissions to create", "Operation not permitted", "uid map: Perm
 
 def agent_argv(end: int) -> list[str]:
     """The agent's command line inside the walls."""
-    return agent_command(_python(), LIBRARY, end)
+    return compiled_command(str(_python()), AGENT, str(end))
 
 
 def forbidden_by(message: str) -> str | None:
@@ -56,7 +57,7 @@ def binds(spec: SandboxSpec) -> dict[str, str]:
             raise ConfigError(f"sandbox path {inside}: expected an absolute path outside of /proc and /dev")
         if not Path(source).exists():
             raise ConfigError(f"sandbox path {source}: does not exist; expected a path of this machine")
-    return {str(AGENT): f"{LIBRARY}/backends/agent", **_python_prefix(), **spec.readonly}
+    return {**_python_prefix(), **spec.readonly}
 
 
 def walls(spec: SandboxSpec, shown: Mapping[str, str], memory: Callable[[bytes], str]) -> Iterator[Sequence[str]]:
@@ -71,11 +72,12 @@ def walls(spec: SandboxSpec, shown: Mapping[str, str], memory: Callable[[bytes],
         yield ("--disable-userns",)
     if (program := filter_program()) is not None:
         yield "--seccomp", memory(program)
-    for directory in ("/etc", "/etc/ssl", "/run", LIBRARY, f"{LIBRARY}/backends"):
+    for directory in ("/etc", "/etc/ssl", "/run"):
         yield "--perms", "0755", "--dir", directory
     yield from _system()
     for path, text in FILES.items():
-        yield "--perms", "0444", "--ro-bind-data", memory(text.encode()), path
+        yield "--perms", "0444", "--file", memory(text.encode()), path
+    yield "--perms", "0444", "--file", memory(compiled_agent(str(_python()))), AGENT
     yield "--proc", "/proc", "--dev", "/dev"
     yield "--size", str(SHM_BYTES), "--tmpfs", "/dev/shm", "--remount-ro", "/dev"  # noqa: S108
     yield "--size", str(spec.disk_mib * MIB), "--tmpfs", "/tmp"  # noqa: S108

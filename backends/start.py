@@ -1,20 +1,25 @@
-"""Start an agent behind whatever walls a backend built, and shake hands with it."""
+"""Start an agent behind whatever walls a backend built, and shake hands with it.
+
+A backend of one file: put `agent_source()` where the sandbox can read it, run `agent_command` there, wrap the byte stream
+to it in a `Channel`, and give both to `shake_hands`. backends/local.py does so over a socketpair; a backend that attaches
+to a remote program's standard input and output passes `STDIO` and uses `Channel.over`.
+"""
 
 import asyncio
 import socket
-from collections.abc import Awaitable, Callable, Sequence
-from pathlib import Path
+from collections.abc import Callable, Sequence
 from typing import NamedTuple
 
-from backends.agent_sandbox import END_SECONDS, AgentSandbox
+from backends.agent_sandbox import END_SECONDS, AgentSandbox, Hooks, Host
 from backends.base import SandboxError, SandboxSpec
 from backends.channel import Channel
 from backends.host_process import HostProcess
 from core.types import JsonObject
 
-AGENT = Path(__file__).with_name("agent")
 START_SECONDS = 20.0
+STDIO = "stdio"
 BASE_ENV = {"PATH": "/usr/local/bin:/usr/bin:/bin", "HOME": "/tmp", "LANG": "C.UTF-8", "TERM": "dumb"}  # noqa: S108
+WRITABLE = ("/workspace", "/tmp", "/dev/shm")  # noqa: S108
 MIB = 1 << 20
 ADDRESS_SPACE_FACTOR = 4  # address space that is mapped and hardly used: arrow, thread stacks, allocator arenas
 AGENT_PROCESSES = 8  # the agent and a nanny for every command count as well
@@ -28,14 +33,8 @@ class Launch(NamedTuple):
     user: int | None = None
 
 
-def agent_command(python: Path, library: str, end: int) -> list[str]:
-    """Run the agent found in the folder `library`, without the interpreter's own site packages and start-up files."""
-    start = f"import sys; sys.path.insert(0, {library!r}); from backends.agent.main import main; main()"
-    return [str(python), "-I", "-S", "-B", "-c", start, str(end)]
-
-
-async def start_sandbox(launch: Launch, hello: JsonObject, free: Callable[[AgentSandbox], Awaitable[None]]) -> AgentSandbox:
-    """A sandbox whose agent has answered. `free` runs after its end. Raises SandboxError with what was printed."""
+async def start_sandbox(launch: Launch, hello: JsonObject, hooks: Hooks) -> AgentSandbox:
+    """A sandbox held up by a process of this machine. Raises SandboxError with what that printed."""
     ours, theirs = socket.socketpair()
     with theirs:
         try:
@@ -43,34 +42,52 @@ async def start_sandbox(launch: Launch, hello: JsonObject, free: Callable[[Agent
         except BaseException:
             ours.close()
             raise
-    channel = None
     try:
         channel = await Channel.open(ours)
-        await channel.request(hello, seconds=START_SECONDS)
+    except BaseException:
+        ours.close()
+        await host.end(END_SECONDS)
+        raise
+    return await shake_hands(channel, host, hello, hooks)
+
+
+async def shake_hands(
+    channel: Channel, host: Host, hello: JsonObject, hooks: Hooks, *, seconds: float = START_SECONDS
+) -> AgentSandbox:
+    """A sandbox whose agent has answered. Where it does not, channel and host are ended. Raises SandboxError."""
+    try:
+        await channel.request(hello, seconds=seconds)
     except BaseException as error:
         messages = await asyncio.shield(asyncio.get_running_loop().create_task(_give_up(channel, host)))
         if isinstance(error, SandboxError):
             raise SandboxError(f"the sandbox did not start: {messages or error}") from error
         raise
-    return AgentSandbox(channel, host, free)
+    return AgentSandbox(channel, host, hooks)
 
 
-def hello(spec: SandboxSpec, *, workspace: str, isolated: bool) -> JsonObject:
-    """The first request to an agent: what commands get and what holds them."""
+def hello(
+    spec: SandboxSpec, *, workspace: str = "/workspace", isolated: bool, writable: Sequence[str] = WRITABLE
+) -> JsonObject:
+    """The first request to an agent: what commands get and what holds them.
+
+    `isolated`: the agent is PID 1 of a namespace, so that every process that it sees is its own. `writable`: the
+    directories whose files a snapshot keeps and a reset removes, as paths that the agent sees.
+    """
     return {
         "workspace": workspace,
         "isolated": isolated,
+        "writable": list(writable),
         "env": {**BASE_ENV, **spec.env},
         "limits": {
             "RLIMIT_AS": spec.memory_mib * MIB * ADDRESS_SPACE_FACTOR,
             "RLIMIT_FSIZE": spec.disk_mib * MIB,
             "RLIMIT_CORE": 0,
+            "RLIMIT_MSGQUEUE": 0,  # these queues would outlive a reset
             **({"RLIMIT_NPROC": spec.processes + AGENT_PROCESSES} if isolated else {}),
         },
     }
 
 
-async def _give_up(channel: Channel | None, host: HostProcess) -> str:
-    if channel is not None:  # else asyncio has closed the socket already
-        await channel.close()
+async def _give_up(channel: Channel, host: Host) -> str:
+    await channel.close()
     return await host.end(END_SECONDS)

@@ -10,13 +10,15 @@ import sys
 import tempfile
 from pathlib import Path
 
-from backends.agent_sandbox import AgentSandbox
-from backends.base import Capabilities, SandboxSpec, Tier
-from backends.start import AGENT, Launch, agent_command, hello, start_sandbox
+from backends.agent_bundle import compiled_agent, compiled_command
+from backends.agent_sandbox import AgentSandbox, Hooks
+from backends.base import Capabilities, Feature, SandboxSpec, Tier
+from backends.memory_files import MemoryFiles
+from backends.sandboxes import Sandboxes
+from backends.start import Launch, hello, start_sandbox
 from core.errors import ConfigError
 from core.logs import get_logger
 
-LIBRARY = AGENT.parent.parent
 log = get_logger("unsafe_local")
 
 
@@ -26,18 +28,31 @@ class UnsafeLocalBackend:
     name = "unsafe-local"
 
     def __init__(self) -> None:
+        self._sandboxes = Sandboxes()
         self._directories: dict[AgentSandbox, Path] = {}
         self._warned = False
 
     async def probe(self) -> Capabilities:
         """What little it enforces."""
         detail = "no walls: commands are processes of your user, with your files and your network; limits: time, output"
-        return Capabilities(backend=self.name, tier=Tier.UNSAFE, detail=detail)
+        features = frozenset({Feature.RESET, Feature.SNAPSHOT, Feature.FORK})
+        return Capabilities(backend=self.name, tier=Tier.UNSAFE, detail=detail, features=features)
 
-    async def create(self, spec: SandboxSpec) -> AgentSandbox:
+    async def create(self, spec: SandboxSpec, *, token: str = "", deadline_seconds: float = 60.0) -> AgentSandbox:
         """See Backend.create. /workspace is a private directory; a path of the spec must keep its place."""
         self._warn()
         _refuse_moved(spec)
+        return await self._sandboxes.create(lambda: self._make(spec), token, deadline_seconds)
+
+    async def reap(self, *, owner: str | None = None, older_than_seconds: float = 0.0) -> tuple[str, ...]:
+        """See Backend.reap. Nothing outlives its owner but a directory, which is left to the system's clean-up."""
+        return ()
+
+    async def aclose(self) -> None:
+        """See Backend.aclose."""
+        await self._sandboxes.aclose()
+
+    async def _make(self, spec: SandboxSpec) -> AgentSandbox:
         directory = Path(tempfile.mkdtemp(prefix="natgym-"))
         try:
             sandbox = await self._start(spec, directory)
@@ -47,21 +62,21 @@ class UnsafeLocalBackend:
         self._directories[sandbox] = directory
         return sandbox
 
-    async def aclose(self) -> None:
-        """See Backend.aclose."""
-        await asyncio.gather(*(sandbox.destroy() for sandbox in list(self._directories)))
-
     async def _start(self, spec: SandboxSpec, directory: Path) -> AgentSandbox:
         workspace, temporary = directory / "workspace", directory / "tmp"
         workspace.mkdir()
         temporary.mkdir()
         private = {"HOME": str(temporary), "TMPDIR": str(temporary)}
         spec = spec.model_copy(update={"env": {**private, **spec.env}})
-        python = Path(sys.executable)
-        launch = Launch(argv=lambda end: agent_command(python, str(LIBRARY), end))
-        return await start_sandbox(launch, hello(spec, workspace=str(workspace), isolated=False), self._free)
+        writable = [str(workspace), str(temporary)]
+        with MemoryFiles() as memory:
+            agent = memory.path(compiled_agent(sys.executable))
+            launch = Launch(lambda end: compiled_command(sys.executable, agent, str(end)), memory.fds)
+            greeting = hello(spec, workspace=str(workspace), isolated=False, writable=writable)
+            return await start_sandbox(launch, greeting, Hooks(self._free, lambda: self.create(spec)))
 
     async def _free(self, sandbox: AgentSandbox) -> None:
+        await self._sandboxes.forget(sandbox)
         directory = self._directories.pop(sandbox, None)
         if directory is not None:
             await asyncio.to_thread(shutil.rmtree, directory, ignore_errors=True)

@@ -3,11 +3,10 @@
 from __future__ import annotations
 
 import os
-import selectors
 import time
 
-from backends.agent.loop import Loop, Refused, Running
-from backends.agent.processes import start_command
+from backends.agent.loop import WRITE, Loop, Refused, Running
+from backends.agent.processes import Command, start_command
 
 CHUNK = 1 << 16
 STDERR_TAIL = 4096
@@ -19,10 +18,11 @@ class Capture:
     def __init__(self, head_bytes: int, tail_bytes: int) -> None:
         self._head_bytes, self._tail_bytes = head_bytes, tail_bytes
         self._head, self._tail = bytearray(), bytearray()
-        self.dropped = False
+        self.total = 0
 
     def add(self, data: bytes) -> None:
         """Take more of the stream."""
+        self.total += len(data)
         room = max(0, self._head_bytes - len(self._head))
         self._head += data[:room]
         self._tail += data[room:]
@@ -34,25 +34,34 @@ class Capture:
         self._trim()
         return bytes(self._head + self._tail)
 
+    @property
+    def dropped(self) -> bool:
+        """Whether less than all is kept."""
+        return self.total > self._head_bytes + self._tail_bytes
+
     def _trim(self) -> None:
         excess = len(self._tail) - self._tail_bytes
         if excess > 0:
             del self._tail[:excess]
-            self.dropped = True
 
 
 class Job(Running):
-    """A running command, its nanny and its three pipes."""
+    """A running command, its nanny, its three pipes, and those that `more` adds: the command's ends, from 3 on."""
 
-    def __init__(self, loop: Loop, argv: list[str], cwd: str) -> None:
+    def __init__(self, loop: Loop, command: Command, more: tuple[int, ...] = ()) -> None:
         self.loop = loop
         self.started = time.monotonic()
+        (stdin, ours), (self.stdout, stdout), (self.stderr, stderr) = open_pipes(3, more)
         try:
-            self.pid, stdin, self.stdout, self.stderr = start_command(argv, loop.setup, cwd)
+            self.pid = start_command(command, loop.setup, [stdin, stdout, stderr, *more])
         except OSError as error:
+            for fd in (ours, self.stdout, self.stderr):
+                os.close(fd)
             raise Refused("start", f"cannot start a process: {error.strerror}") from error
+        for fd in (ours, self.stdout, self.stderr):
+            os.set_blocking(fd, False)
         self.pidfd = os.pidfd_open(self.pid)
-        self.stdin: int | None = stdin
+        self.stdin: int | None = ours
         self.status: int | None = None
         self._unsent = memoryview(b"")
         self._sender: int | None = None
@@ -82,7 +91,7 @@ class Job(Running):
         if self._unsent:
             raise Refused("busy", "an earlier send is not finished")
         self._unsent, self._sender = memoryview(data), request
-        self.loop.watch(self.stdin, self._on_writable, selectors.EVENT_WRITE)
+        self.loop.watch(self.stdin, self._on_writable, WRITE)
 
     def close_stdin(self) -> None:
         """Close the pipe; who still waits for it is told."""
@@ -126,21 +135,50 @@ class Job(Running):
         elif problem is None:
             self.loop.reply(request, {})
         else:
-            self.loop.refuse(request, "closed", problem)
+            self.loop.refuse(request, Refused("closed", problem))
+
+
+class Output:
+    """What a command writes to its two streams, each up to a cap, and how a reply tells it."""
+
+    def __init__(self, job: Job, cap: int) -> None:
+        self._job = job
+        self._captures = {fd: Capture(cap - cap // 2, cap // 2) for fd in (job.stdout, job.stderr)}
+        for fd, capture in self._captures.items():
+            job.loop.watch(fd, lambda fd=fd, capture=capture: job.take(fd, capture))
+
+    def drain(self) -> None:
+        """Take what is there now; a program elsewhere may hold a pipe open, so its end is not waited for."""
+        for fd, capture in self._captures.items():
+            while self._job.take(fd, capture):
+                pass
+
+    def told(self, status: int | None, *, timed_out: bool) -> tuple[dict[str, object], bytes]:
+        """Header and body of a reply. `status` is a wait status, None for a session that goes on."""
+        stdout, stderr = self._captures.values()
+        kept = stdout.kept()
+        killed = status is not None and os.WIFSIGNALED(status)
+        header: dict[str, object] = {
+            "exit_code": None if timed_out or killed or status is None else os.WEXITSTATUS(status),
+            "signal": os.WTERMSIG(status) if status is not None and killed and not timed_out else None,
+            "timed_out": timed_out,
+            "truncated": stdout.dropped or stderr.dropped,
+            "stdout_bytes": len(kept),
+            "stdout_total": stdout.total,
+            "stderr_total": stderr.total,
+        }
+        return header, kept + stderr.kept()
 
 
 class ExecJob(Job):
     """One command run to its end; its output is kept up to a cap."""
 
     def __init__(self, loop: Loop, request: dict, stdin: bytes) -> None:
-        super().__init__(loop, request["argv"], request["cwd"])
+        super().__init__(loop, Command(request["argv"], request["cwd"], request["env"]))
         self.request: int = request["id"]
         self.deadline = self.started + request["timeout"]
         self._timed_out = False
-        cap = request["max_output"]
-        self._captures = {fd: Capture(cap - cap // 2, cap // 2) for fd in (self.stdout, self.stderr)}
-        for fd, capture in self._captures.items():
-            loop.watch(fd, lambda fd=fd, capture=capture: self.take(fd, capture))
+        self._output = Output(self, request["max_output"])
         if stdin:
             self.feed(stdin)
         else:
@@ -154,29 +192,18 @@ class ExecJob(Job):
     def ended(self) -> None:
         """Answer with what the command left in its pipes."""
         self.close_stdin()
-        for fd, capture in self._captures.items():
-            # a program elsewhere may hold the pipe open, so this ends at what is there now, not at its end
-            while self.take(fd, capture):
-                pass
-            self.close(fd)
-        assert self.status is not None  # set before ended()
-        stdout, stderr = (capture.kept() for capture in self._captures.values())
-        killed = self._timed_out or os.WIFSIGNALED(self.status)
-        header: dict[str, object] = {
-            "exit_code": None if killed else os.WEXITSTATUS(self.status),
-            "timed_out": self._timed_out,
-            "truncated": any(capture.dropped for capture in self._captures.values()),
-            "seconds": time.monotonic() - self.started,
-            "stdout_bytes": len(stdout),
-        }
-        self.loop.reply(self.request, header, stdout + stderr)
+        self._output.drain()
+        self.close(self.stdout)
+        self.close(self.stderr)
+        header, body = self._output.told(self.status, timed_out=self._timed_out)
+        self.loop.reply(self.request, {**header, "seconds": time.monotonic() - self.started}, body)
 
 
 class SpawnJob(Job):
     """A long-lived program. Its standard output is read only when the host asks, so the pipe holds it back."""
 
     def __init__(self, loop: Loop, request: dict) -> None:
-        super().__init__(loop, request["argv"], request["cwd"])
+        super().__init__(loop, Command(request["argv"], request["cwd"], request["env"]))
         self._receiver: int | None = None
         self._errors = Capture(0, STDERR_TAIL)
         loop.watch(self.stderr, self._on_errors)
@@ -220,6 +247,19 @@ class SpawnJob(Job):
         while self._on_errors():
             pass
         return self._errors.kept().decode("utf-8", "replace")
+
+
+def open_pipes(count: int, others: tuple[int, ...] = ()) -> list[tuple[int, int]]:
+    """That many pipes. Where one cannot be made, none is left and `others` are closed too. Raises Refused."""
+    pipes: list[tuple[int, int]] = []
+    try:
+        for _ in range(count):
+            pipes.append(os.pipe())
+    except OSError as error:
+        for fd in (*others, *(end for pipe in pipes for end in pipe)):
+            os.close(fd)
+        raise Refused("start", f"cannot make a pipe: {error.strerror}") from error
+    return pipes
 
 
 def read_some(fd: int) -> bytes | None:

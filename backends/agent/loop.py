@@ -3,24 +3,28 @@
 from __future__ import annotations
 
 import os
-import selectors
-import signal
-import socket
 import time
-from collections.abc import Callable
+from _signal import SIGKILL  # pyright: ignore[reportMissingImports] what signal is made of
+from select import EPOLLIN, EPOLLOUT, epoll
 
 from backends.agent.frames import pack
-from backends.agent.processes import Setup, kill, strays
+from backends.agent.processes import Setup, Suppressed, kill, strays
 
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from collections.abc import Callable
+    from typing import NoReturn
+
+READ, WRITE = EPOLLIN, EPOLLOUT
 PURGE_SECONDS = 5.0
 PURGE_PAUSE_SECONDS = 0.0002
 
 
 class Refused(Exception):
-    """A request that cannot be carried out. `kind` tells the host which error to raise."""
+    """A request that cannot be carried out. `kind` tells the host which error to raise, `problem` what a path lacks."""
 
-    def __init__(self, kind: str, message: str) -> None:
-        self.kind = kind
+    def __init__(self, kind: str, message: str, problem: str = "other") -> None:
+        self.kind, self.problem = kind, problem
         super().__init__(message)
 
 
@@ -37,43 +41,50 @@ class Running:
 class Loop:
     """One thread, which no command can block. Jobs stand in `jobs` by their nanny's pid while they run."""
 
-    def __init__(self, connection: socket.socket, setup: Setup) -> None:
-        self.connection, self.setup = connection, setup
+    def __init__(self, link: int, setup: Setup) -> None:
+        self._link, self.setup = link, setup
         self.jobs: dict[int, Running] = {}
         self._statuses: dict[int, int] = {}
-        self._selector = selectors.DefaultSelector()
+        self._poll = epoll()
+        self._watched: dict[int, tuple[int, Callable[[], object]]] = {}
 
     def run(self) -> None:
         """Serve for ever; `end` leaves."""
         while True:
-            for key, _ in self._selector.select(self._seconds_to_deadline()):
+            ready = [(fd, self._watched.get(fd)) for fd, _ in self._poll.poll(self._seconds_to_deadline())]
+            for fd, watch in ready:
                 # an earlier callback of this round may have closed or changed it
-                if self._selector.get_map().get(key.fd) is key:
-                    key.data()
+                if watch is not None and self._watched.get(fd) is watch:
+                    watch[1]()
             now = time.monotonic()
             for job in list(self.jobs.values()):
                 if job.deadline is not None and job.deadline <= now and job.pid in self.jobs:
                     job.on_deadline()
 
-    def watch(self, fd: int, callback: Callable[[], object], events: int = selectors.EVENT_READ) -> None:
+    def watch(self, fd: int, callback: Callable[[], object], events: int = READ) -> None:
         """Call back when the descriptor is ready, every time until `unwatch`."""
-        if fd in self._selector.get_map():
-            self._selector.modify(fd, events, callback)
-        else:
-            self._selector.register(fd, events, callback)
+        if fd not in self._watched:
+            self._poll.register(fd, events)
+        elif self._watched[fd][0] != events:
+            self._poll.modify(fd, events)
+        self._watched[fd] = (events, callback)
 
     def unwatch(self, fd: int) -> None:
         """Forget a descriptor; one that is at its end must be forgotten, or the loop spins."""
-        if fd in self._selector.get_map():
-            self._selector.unregister(fd)
+        if self._watched.pop(fd, None) is not None:
+            self._poll.unregister(fd)
 
     def reply(self, request: int, header: dict[str, object], body: bytes = b"") -> None:
         """Answer a request."""
-        self.connection.sendall(pack({"id": request, **header}, len(body)) + body)
+        header = {"id": request, **header}
+        frame = memoryview(pack(header, len(body)) + body)
+        while frame:
+            frame = frame[os.write(self._link, frame) :]
 
-    def refuse(self, request: int, kind: str, message: str) -> None:
+    def refuse(self, request: int, refusal: Refused) -> None:
         """Answer that a request cannot be carried out."""
-        self.reply(request, {"error": kind, "message": message[:2000]})
+        problem = {"problem": refusal.problem} if refusal.kind == "path" else {}
+        self.reply(request, {"error": refusal.kind, "message": str(refusal)[:2000], **problem})
 
     def finish(self, pid: int) -> int:
         """Take a job off the table, with everything that it started; returns its nanny's wait status.
@@ -107,10 +118,11 @@ class Loop:
                 os._exit(3)
             time.sleep(PURGE_PAUSE_SECONDS)
 
-    def end(self) -> None:
+    def end(self) -> NoReturn:
         """The host is gone or has let go: take everything along."""
         for pid in list(self.jobs):
-            os.kill(pid, signal.SIGKILL)
+            with Suppressed(ProcessLookupError):
+                os.kill(pid, SIGKILL)
         self.jobs.clear()
         self.purge()
         os._exit(0)

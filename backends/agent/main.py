@@ -3,27 +3,38 @@
 from __future__ import annotations
 
 import os
-import signal
-import socket
 import sys
-from collections.abc import Callable
+from _signal import SIG_IGN, SIGINT, signal  # pyright: ignore[reportMissingImports] what signal is made of
 
+from backends.agent.copies import Archive, empty
 from backends.agent.files import list_files, read_file, write_file
 from backends.agent.frames import BrokenFrame, take_request
 from backends.agent.jobs import ExecJob, SpawnJob
 from backends.agent.loop import Loop, Refused
-from backends.agent.processes import ALL_FDS, Setup, guard_self
+from backends.agent.processes import ALL_FDS, MAX_STREAMS, Setup, guard_self
+from backends.agent.sessions import Session
+from backends.agent.usage import remove_shared_memory, usage
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from collections.abc import Callable
 
 MAX_JOBS = 128
 RECEIVE_BYTES = 1 << 18
+INCOMING, OUTGOING = 100, 101
+"""Our descriptors of the link to the host; nothing that we start inherits them."""
 
 
 class Agent:
     """Answers requests. A request that is malformed ends the agent: the host is trusted, so it is a bug."""
 
-    def __init__(self, loop: Loop, received: bytearray) -> None:
-        self._loop, self._received = loop, received
+    def __init__(self, received: bytearray, setup: Setup) -> None:
+        self._received, self._setup = received, setup
+        self.loop = Loop(OUTGOING, setup)
         self._programs: dict[int, SpawnJob] = {}
+        self._sessions: dict[str, Session] = {}
+        self._snapshots: dict[int, Archive] = {}
+        self._incoming: Archive | None = None
         self._operations: dict[str, Callable[[dict, bytes], None]] = {
             "exec": self._exec,
             "cancel": self._cancel,
@@ -31,20 +42,25 @@ class Agent:
             "send": self._send,
             "receive": self._receive,
             "kill": self._kill,
+            "run": self._run,
+            "restart": self._restart,
             "read": self._read,
             "write": self._write,
             "files": self._files,
+            "snapshot": self._snapshot,
+            "forget": self._forget,
+            "reset": self._reset,
+            "snapshot_part": self._snapshot_part,
+            "restore_part": self._restore_part,
+            "stats": self._stats,
             "ping": self._ping,
         }
 
     def on_readable(self) -> None:
-        """Take what the socket holds and answer every whole request."""
-        try:
-            data = self._loop.connection.recv(RECEIVE_BYTES, socket.MSG_DONTWAIT)
-        except BlockingIOError:
-            return
+        """Take what the link holds and answer every whole request."""
+        data = os.read(INCOMING, RECEIVE_BYTES)
         if not data:
-            self._loop.end()
+            self.loop.end()
         self._received += data
         self.answer_all()
 
@@ -55,22 +71,22 @@ class Agent:
             try:
                 self._operations[request["op"]](request, body)
             except Refused as refusal:
-                self._loop.refuse(request["id"], refusal.kind, str(refusal))
+                self.loop.refuse(request["id"], refusal)
 
     def _exec(self, request: dict, body: bytes) -> None:
         self._refuse_crowd()
-        ExecJob(self._loop, request, body)
+        ExecJob(self.loop, request, body)
 
     def _cancel(self, request: dict, body: bytes) -> None:
-        for job in list(self._loop.jobs.values()):
-            if isinstance(job, ExecJob) and job.request == request["target"]:
+        for job in list(self.loop.jobs.values()):
+            if isinstance(job, (ExecJob, Session)) and job.request == request["target"]:
                 job.kill()
-        self._loop.reply(request["id"], {})
+        self.loop.reply(request["id"], {})
 
     def _spawn(self, request: dict, body: bytes) -> None:
         self._refuse_crowd()
-        self._programs[request["id"]] = SpawnJob(self._loop, request)
-        self._loop.reply(request["id"], {})
+        self._programs[request["id"]] = SpawnJob(self.loop, request)
+        self.loop.reply(request["id"], {})
 
     def _send(self, request: dict, body: bytes) -> None:
         self._program(request).feed(body, request["id"])
@@ -80,22 +96,95 @@ class Agent:
 
     def _kill(self, request: dict, body: bytes) -> None:
         program = self._programs.pop(request["program"], None)
-        self._loop.reply(request["id"], {"stderr": program.dispose() if program else ""})
+        self.loop.reply(request["id"], {"stderr": program.dispose() if program else ""})
+
+    def _run(self, request: dict, body: bytes) -> None:
+        session = self._sessions.get(request["session"])
+        if session is None or session.status is not None:
+            self._refuse_crowd()
+            session = self._sessions[request["session"]] = self._started(request["kind"], session)
+        session.run(request, body)
+
+    def _started(self, kind: str, before: Session | None) -> Session:
+        """A new interpreter, where the one before it was, if that place is still there."""
+        place = before.cwd if before is not None and os.path.isdir(self._setup.inside(before.cwd)) else "/workspace"  # noqa: PTH112
+        return Session(self.loop, kind, place)
+
+    def _restart(self, request: dict, body: bytes) -> None:
+        session = self._sessions.pop(request["session"], None)
+        if session is not None:
+            session.kill()
+        self.loop.reply(request["id"], {})
 
     def _read(self, request: dict, body: bytes) -> None:
-        data = read_file(self._loop.setup, request["path"], request["max_bytes"])
-        self._loop.reply(request["id"], {}, data)
+        data = read_file(self._setup, request["path"], request["max_bytes"])
+        self.loop.reply(request["id"], {}, data)
 
     def _write(self, request: dict, body: bytes) -> None:
-        write_file(self._loop.setup, request["path"], body)
-        self._loop.reply(request["id"], {})
+        files, start = request["files"], 0
+        for path, size, mode in files:
+            try:
+                write_file(self._setup, path, memoryview(body)[start : start + size], mode)
+            except Refused as refusal:
+                raise Refused("path", f"{path}: {refusal}", refusal.problem) if len(files) > 1 else refusal from None
+            start += size
+        self.loop.reply(request["id"], {})
 
     def _files(self, request: dict, body: bytes) -> None:
-        paths = "\0".join(list_files(self._loop.setup.workspace, request["max_files"]))
-        self._loop.reply(request["id"], {}, paths.encode())
+        paths = "\0".join(list_files(self._setup, request["path"], request["max_files"]))
+        self.loop.reply(request["id"], {}, paths.encode())
+
+    def _snapshot(self, request: dict, body: bytes) -> None:
+        archive = Archive()
+        try:
+            archive.keep(self._setup.writable)
+        except BaseException:
+            archive.close()
+            raise
+        self._snapshots[request["id"]] = archive
+        self.loop.reply(request["id"], {"snapshot": request["id"], "size": archive.size})
+
+    def _forget(self, request: dict, body: bytes) -> None:
+        self._kept(request).close()
+        del self._snapshots[request["snapshot"]]
+        self.loop.reply(request["id"], {})
+
+    def _reset(self, request: dict, body: bytes) -> None:
+        archive = self._kept(request) if request["snapshot"] else None
+        for session in self._sessions.values():
+            session.kill()
+        for program in self._programs.values():
+            program.dispose()
+        for job in list(self.loop.jobs.values()):
+            if isinstance(job, ExecJob):
+                job.kill()
+        self._sessions.clear()
+        self._programs.clear()
+        if self._setup.isolated:
+            remove_shared_memory()
+        empty(self._setup.writable)
+        if archive is not None:
+            archive.put_back(self._setup.writable)
+        self.loop.reply(request["id"], {})
+
+    def _snapshot_part(self, request: dict, body: bytes) -> None:
+        self.loop.reply(request["id"], {}, self._kept(request).part(request["offset"], request["size"]))
+
+    def _restore_part(self, request: dict, body: bytes) -> None:
+        if self._incoming is None:
+            self._incoming = Archive()
+        self._incoming.append(body)
+        if request["last"]:
+            archive, self._incoming = self._incoming, None
+            archive.put_back(self._setup.writable)
+            archive.close()
+        self.loop.reply(request["id"], {})
+
+    def _stats(self, request: dict, body: bytes) -> None:
+        self.loop.reply(request["id"], usage(self._setup))
 
     def _ping(self, request: dict, body: bytes) -> None:
-        self._loop.reply(request["id"], {})
+        self.loop.reply(request["id"], {})
 
     def _program(self, request: dict) -> SpawnJob:
         try:
@@ -103,28 +192,30 @@ class Agent:
         except KeyError as error:
             raise Refused("closed", "the program was killed") from error
 
+    def _kept(self, request: dict) -> Archive:
+        try:
+            return self._snapshots[request["snapshot"]]
+        except KeyError as error:
+            raise Refused("snapshot", f"no snapshot {request['snapshot']} in this sandbox") from error
+
     def _refuse_crowd(self) -> None:
-        if len(self._loop.jobs) >= MAX_JOBS or len(self._programs) >= MAX_JOBS:
+        if len(self.loop.jobs) >= MAX_JOBS or len(self._programs) >= MAX_JOBS:
             raise Refused("busy", f"more than {MAX_JOBS} commands at once")
 
 
 def main() -> None:
-    """Serve the socket whose number is the first argument."""
-    fd = int(sys.argv[1])
-    # whatever the launcher left open (sources of mounts, say) must not reach a command
-    os.closerange(3, fd)
-    os.closerange(fd + 1, ALL_FDS)
-    os.set_inheritable(fd, False)
+    """Serve the socket whose number is the first argument, or standard input and output where that is `stdio`."""
+    _take_link(sys.argv[1])
     if not guard_self():
         sys.exit("cannot make the agent non-dumpable and a subreaper")
-    signal.signal(signal.SIGINT, signal.SIG_IGN)
-    connection = socket.socket(fileno=fd)
+    signal(SIGINT, SIG_IGN)
+    os.umask(0)  # every mode that is written is meant; commands get a mask of their own
     received = bytearray()
-    first = _first_request(connection, received)
-    loop = Loop(connection, Setup(first["workspace"], first["env"], first["limits"], first["isolated"]))
+    first = _first_request(received)
+    agent = Agent(received, Setup(first))
+    loop = agent.loop
     loop.reply(first["id"], {})
-    agent = Agent(loop, received)
-    loop.watch(fd, agent.on_readable)
+    loop.watch(INCOMING, agent.on_readable)
     try:
         agent.answer_all()
         loop.run()
@@ -132,9 +223,21 @@ def main() -> None:
         loop.end()
 
 
-def _first_request(connection: socket.socket, received: bytearray) -> dict:
+def _take_link(which: str) -> None:
+    """Move the link to our own descriptors, and close whatever else the launcher left open: sources of mounts, say."""
+    ends = (0, 1) if which == "stdio" else (int(which), int(which))
+    for end, ours in zip(ends, (INCOMING, OUTGOING)):  # noqa: B905 since Python 3.10
+        os.dup2(end, ours, inheritable=False)
+    os.closerange(3, INCOMING)
+    os.closerange(OUTGOING + 1, ALL_FDS)
+    nothing = os.open("/dev/null", os.O_RDWR)  # becomes number 3, the lowest that is free
+    for number in (*range(nothing + 1, MAX_STREAMS), *((0, 1) if which == "stdio" else ())):
+        os.dup2(nothing, number, inheritable=False)
+
+
+def _first_request(received: bytearray) -> dict:
     while (frame := take_request(received)) is None:
-        data = connection.recv(RECEIVE_BYTES)
+        data = os.read(INCOMING, RECEIVE_BYTES)
         if not data:
             sys.exit("the host is gone")
         received += data

@@ -1,30 +1,52 @@
 """Start a command under a nanny, and find what escaped from one."""
-# pathlib stays out, because importing it would cost every sandbox milliseconds
+# pathlib, contextlib, typing and the rest stay out, because importing them would cost every sandbox milliseconds
 # ruff: noqa: PTH118, PTH123, PTH208, S606
 
 from __future__ import annotations
 
-import ctypes
 import os
 import resource
-import signal
-from contextlib import suppress
-from typing import NamedTuple, NoReturn
+from _ctypes import call_function, dlopen, dlsym  # what ctypes is made of, without its type machinery
+from _signal import SIG_DFL, SIGINT, SIGKILL, SIGPIPE, SIGXFSZ, signal  # pyright: ignore[reportMissingImports] what signal is made of
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from types import TracebackType
+    from typing import NoReturn
 
 PR_SET_PDEATHSIG, PR_SET_DUMPABLE, PR_SET_CHILD_SUBREAPER = 1, 4, 36
 ALL_FDS = 1 << 20
+MAX_STREAMS = 5
+"""Descriptors below this number stay taken in the agent, so that no stream has a number that it is moved to."""
 
-_libc = ctypes.CDLL(None, use_errno=True)
+_program = dlopen(None, 0)  # pyright: ignore[reportArgumentType] None is this program itself
+_prctl = dlsym(_program, "prctl")
 
 
-class Setup(NamedTuple):
+class Suppressed:
+    """The context of a statement whose errors of those kinds do not matter, as contextlib's."""
+
+    def __init__(self, *kinds: type[BaseException]) -> None:
+        self._kinds = kinds
+
+    def __enter__(self) -> None:
+        return None
+
+    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None) -> bool:
+        return kind is not None and issubclass(kind, self._kinds)
+
+
+class Setup:
     """What the host's first request said: where commands run, with which environment and limits, and how to kill."""
 
-    workspace: str
-    env: dict[str, str]
-    limits: dict[str, int]
-    isolated: bool
-    """The agent is PID 1 of a namespace: every process that it can see is its own."""
+    def __init__(self, hello: dict) -> None:
+        self.workspace: str = hello["workspace"]
+        self.env: dict[str, str] = hello["env"]
+        self.limits: dict[str, int] = hello["limits"]
+        self.isolated: bool = hello["isolated"]
+        """The agent is PID 1 of a namespace: every process that it can see is its own."""
+        self.writable: list[str] = hello["writable"]
+        """Directories whose files a snapshot keeps and a reset removes."""
 
     def inside(self, path: str) -> str:
         """The real path of a path as the host names it; relative ones start in the workspace."""
@@ -33,58 +55,50 @@ class Setup(NamedTuple):
             return self.workspace + path[len("/workspace") :]
         return path
 
-
-class Command(NamedTuple):
-    """What a nanny runs."""
-
-    argv: list[str]
-    cwd: str
-    setup: Setup
-    streams: tuple[int, int, int]
-    """Its standard input, output and error."""
+    def outside(self, path: str) -> str:
+        """The reverse of `inside`."""
+        if path == self.workspace or path.startswith(self.workspace + "/"):
+            return "/workspace" + path[len(self.workspace) :]
+        return path
 
 
-class Started(NamedTuple):
-    """A nanny's pid, and the agent's ends of the command's standard streams, which do not block."""
+class Command:
+    """What a nanny runs, and the descriptors that it gets as 0, 1, 2 and so on."""
 
-    pid: int
-    stdin: int
-    stdout: int
-    stderr: int
+    def __init__(self, argv: list[str], cwd: str, env: dict[str, str]) -> None:
+        self.argv, self.cwd, self.env = argv, cwd, env
 
 
 def guard_self() -> bool:
-    """Nobody of the same user may read our memory, take our descriptors or speak on our socket; orphans come to us."""
-    dumpable = _libc.prctl(PR_SET_DUMPABLE, 0, 0, 0, 0)
-    return dumpable == 0 and _libc.prctl(PR_SET_CHILD_SUBREAPER, 1, 0, 0, 0) == 0
+    """Nobody of the same user may read our memory, take our descriptors or speak on our link; orphans come to us."""
+    return prctl(PR_SET_DUMPABLE, 0) == 0 and prctl(PR_SET_CHILD_SUBREAPER, 1) == 0
 
 
-def start_command(argv: list[str], setup: Setup, cwd: str) -> Started:
-    """Fork a nanny that runs the command. Raises OSError when no process can be made."""
-    stdin, stdin_ours = os.pipe()
-    stdout_ours, stdout = os.pipe()
-    stderr_ours, stderr = os.pipe()
-    theirs, ours = (stdin, stdout, stderr), (stdin_ours, stdout_ours, stderr_ours)
+def prctl(option: int, value: int) -> int:
+    """The system call; 0 where it was done."""
+    return call_function(_prctl, (option, value, 0, 0, 0))
+
+
+def start_command(command: Command, setup: Setup, streams: list[int]) -> int:
+    """Fork a nanny that runs the command with these streams, which are closed here; returns the nanny's pid.
+
+    Raises OSError when no process can be made.
+    """
     agent = os.getpid()
     try:
         pid = os.fork()
-    except OSError:
-        for fd in theirs + ours:
+        if pid == 0:
+            _be_nanny(agent, command, setup, streams)
+        return pid
+    finally:
+        for fd in streams:
             os.close(fd)
-        raise
-    if pid == 0:
-        _be_nanny(agent, Command(argv, cwd, setup, theirs))
-    for fd in theirs:
-        os.close(fd)
-    for fd in ours:
-        os.set_blocking(fd, False)
-    return Started(pid, *ours)
 
 
 def kill(pid: int) -> None:
     """SIGKILL. What is gone already is fine; so is a setuid program, which only the end of the sandbox can kill."""
-    with suppress(ProcessLookupError, PermissionError):
-        os.kill(pid, signal.SIGKILL)
+    with Suppressed(ProcessLookupError, PermissionError):
+        os.kill(pid, SIGKILL)
 
 
 def strays(root: int, nannies: set[int]) -> list[int]:
@@ -92,7 +106,7 @@ def strays(root: int, nannies: set[int]) -> list[int]:
     children: dict[int, list[int]] = {}
     for name in os.listdir("/proc"):
         if name.isdigit():
-            children.setdefault(_parent(name), []).append(int(name))
+            children.setdefault(parent(name), []).append(int(name))
     found, queue = [], [pid for pid in children.get(root, ()) if pid not in nannies]
     while queue:
         pid = queue.pop()
@@ -101,59 +115,75 @@ def strays(root: int, nannies: set[int]) -> list[int]:
     return found
 
 
-def _parent(name: str) -> int:
+def parent(name: str) -> int:
     """The parent of a process, 0 if there is none any more."""
+    fields = stat_fields(name)
+    return int(fields[1]) if fields else 0
+
+
+def stat_fields(name: str) -> list[bytes]:
+    """What /proc says of a process from its state on; nothing if there is none of that pid."""
     try:
         with open(f"/proc/{name}/stat", "rb") as file:
             text = file.read()
     except OSError:
-        return 0
+        return []
     # the program's name, in parentheses, may hold anything: count from its end
-    return int(text[text.rindex(b")") + 2 :].split()[1])
+    return text[text.rindex(b")") + 2 :].split()
 
 
-def _be_nanny(agent: int, command: Command) -> NoReturn:
+def _be_nanny(agent: int, command: Command, setup: Setup, streams: list[int]) -> NoReturn:
     """Run the command as a child, adopt and reap its orphans, and end as it ended."""
     try:
-        _libc.prctl(PR_SET_CHILD_SUBREAPER, 1, 0, 0, 0)
+        prctl(PR_SET_CHILD_SUBREAPER, 1)
         _die_with(agent)
         nanny = os.getpid()
         main = os.fork()
         if main == 0:
             _die_with(nanny)
-            _be_command(command)
+            _be_command(command, setup, streams)
         os.closerange(0, ALL_FDS)
         pid, status = os.waitpid(-1, 0)
         while pid != main:
             pid, status = os.waitpid(-1, 0)
         if os.WIFSIGNALED(status):
-            os.kill(os.getpid(), signal.SIGKILL)
+            _end_by(os.WTERMSIG(status))
         os._exit(os.WEXITSTATUS(status))
     finally:
         os._exit(125)
 
 
+def _end_by(number: int) -> None:
+    """End by the same signal, so that its number is in our status too; one that is caught or ignored becomes SIGKILL."""
+    resource.setrlimit(resource.RLIMIT_CORE, (0, 0))
+    with Suppressed(OSError, ValueError):
+        signal(number, SIG_DFL)
+    os.kill(os.getpid(), number)
+    os.kill(os.getpid(), SIGKILL)
+
+
 def _die_with(parent: int) -> None:
     """End when the parent ends, which may have been before now."""
-    _libc.prctl(PR_SET_PDEATHSIG, signal.SIGKILL, 0, 0, 0)
+    prctl(PR_SET_PDEATHSIG, SIGKILL)
     if os.getppid() != parent:
         os._exit(125)
 
 
-def _be_command(command: Command) -> NoReturn:
-    argv, cwd, setup, streams = command
+def _be_command(command: Command, setup: Setup, streams: list[int]) -> NoReturn:
+    argv, cwd = command.argv, command.cwd
     try:
         os.setsid()
         for target, stream in enumerate(streams):
             os.dup2(stream, target)
-        for number in (signal.SIGINT, signal.SIGPIPE, signal.SIGXFSZ):
-            signal.signal(number, signal.SIG_DFL)
+        os.closerange(len(streams), ALL_FDS)
+        for number in (SIGINT, SIGPIPE, SIGXFSZ):
+            signal(number, SIG_DFL)
         _offer_to_oom_killer()
         for name, value in setup.limits.items():
             _lower_limit(getattr(resource, name), value)
         os.umask(0o022)
         os.chdir(setup.inside(cwd))
-        os.execvpe(argv[0], argv, setup.env)
+        os.execvpe(argv[0], argv, {**setup.env, **command.env})
     except (OSError, ValueError) as error:
         reason = error.strerror if isinstance(error, OSError) else str(error)
         os.write(2, f"cannot run {argv[0]} in {cwd}: {reason}\n".encode("utf-8", "replace"))
@@ -164,7 +194,7 @@ def _be_command(command: Command) -> NoReturn:
 
 def _offer_to_oom_killer() -> None:
     """When memory runs out, commands go before the agent and before anything of the host. Only a preference."""
-    with suppress(OSError), open("/proc/self/oom_score_adj", "w") as file:
+    with Suppressed(OSError), open("/proc/self/oom_score_adj", "w") as file:
         file.write("1000")
 
 

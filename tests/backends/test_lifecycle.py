@@ -93,7 +93,7 @@ async def test_the_end_of_the_backend_destroys_its_sandboxes(backend: AnyBackend
 async def test_a_sandbox_whose_host_process_is_killed_is_lost(sandbox: AgentSandbox):
     running = asyncio.create_task(sandbox.exec(["sleep", "4202"], timeout_seconds=60))
     await sandbox.alive()
-    os.kill(sandbox.host_pid, signal.SIGKILL)
+    os.kill(sandbox.host.pid, signal.SIGKILL)
     with pytest.raises(SandboxLost):
         await running
     assert await gone("sleep\x004202")
