@@ -7,13 +7,12 @@ comes with the project is made by `natgym dataset nat_agent`; a user's own rows 
 
 import ast
 import hashlib
-from collections.abc import Iterable, Iterator, Mapping, Sequence
-from enum import StrEnum
+from collections.abc import Iterable, Iterator, Sequence
 from itertools import islice
 from pathlib import Path
 from typing import NamedTuple
 
-from pydantic import JsonValue, TypeAdapter, ValidationError
+from pydantic import JsonValue, ValidationError
 
 from core.errors import BadData
 from core.logs import get_logger
@@ -21,23 +20,12 @@ from core.types import JsonObject
 from environments.base import Split
 from environments.nat_agent.plan import AgentSpec
 from environments.nat_agent.requests import Mix, specs
+from environments.rows import JSON, BrokenRows, Row, first_problem, read_rows
 
 log = get_logger("dataset")
 
 SHIPPED = Path(__file__).parent / "data" / "specs.parquet"
 REQUIRED = ("plan", "hidden")
-JSON_LINES = (".jsonl", ".ndjson")
-JSON = TypeAdapter[JsonValue](JsonValue)
-Row = Mapping[str, JsonValue]
-
-
-class BrokenRows(StrEnum):
-    """What becomes of a file with a row that is no specification."""
-
-    REFUSE = "refuse"
-    """The whole file is refused, naming the first such row."""
-    SKIP = "skip"
-    """Each such row is logged with its number and left out."""
 
 
 class SplitSpec(NamedTuple):
@@ -90,7 +78,7 @@ def read_specs(
 ) -> Iterator[SplitSpec]:
     """The rows of a file; see read_dataset. `only`: rows of the other split are not looked into. `parse`: sources are."""
     seen: dict[str, int] = {}
-    for number, row in enumerate(_read_rows(path), start=1):
+    for number, row in enumerate(read_rows(path, REQUIRED, f"`natgym dataset nat_agent --out {path}` makes one"), start=1):
         try:
             split = _split(row)
             if only is None or split is only:
@@ -101,7 +89,7 @@ def read_specs(
                     raise ValueError(f"task_id: {spec.task_id!r} is that of row {first}")
                 yield SplitSpec(split, spec)
         except ValueError as error:
-            problem = f"{path}: row {number}: {_first_problem(error)}"
+            problem = f"{path}: row {number}: {first_problem(error)}"
             if broken is BrokenRows.REFUSE:
                 raise BadData(problem) from error
             log.warning("row_skipped", problem=problem)
@@ -173,48 +161,3 @@ def _check_sources(spec: AgentSpec) -> None:
                 ast.parse(source)
             except (SyntaxError, ValueError, RecursionError, MemoryError) as error:
                 raise ValueError(f"hidden.{number}.{name}: is no Python: {error}") from error
-
-
-def _read_rows(path: Path) -> Iterable[Row]:
-    try:
-        return _read_lines(path) if path.suffix in JSON_LINES else _read_parquet(path)
-    except FileNotFoundError as error:
-        raise BadData(f"{path}: not found; `natgym dataset nat_agent --out {path}` makes one") from error
-
-
-def _read_lines(path: Path) -> list[Row]:
-    """JSON objects, one a line; a line that is none is a row that lacks everything."""
-    rows: list[Row] = []
-    try:
-        lines = path.read_text(encoding="utf-8").splitlines()
-    except UnicodeDecodeError as error:
-        raise BadData(f"{path}: not UTF-8: {error.reason} at byte {error.start}") from error
-    for line in lines:
-        try:
-            value = JSON.validate_json(line)
-        except ValidationError:
-            value = None
-        rows.append(value if isinstance(value, dict) else {})
-    return rows
-
-
-def _read_parquet(path: Path) -> list[Row]:
-    import pyarrow.parquet
-
-    try:
-        table: pyarrow.Table = pyarrow.parquet.read_table(path)
-    except FileNotFoundError:
-        raise
-    except (pyarrow.ArrowException, OSError) as error:
-        raise BadData(f"{path}: not a parquet file: {str(error).splitlines()[0]}") from error
-    missing = [name for name in REQUIRED if name not in table.column_names]
-    if missing:
-        raise BadData(f"{path}: the column {missing[0]!r} is missing; found: {', '.join(table.column_names)}")
-    return table.to_pylist()
-
-
-def _first_problem(error: ValueError) -> str:
-    if isinstance(error, ValidationError):
-        first = error.errors(include_url=False, include_input=False)[0]
-        return f"{'.'.join(str(part) for part in first['loc']) or 'row'}: {first['msg'].removeprefix('Value error, ')}"
-    return str(error)

@@ -7,7 +7,7 @@ import pytest
 from core.errors import ConfigError, UnknownName
 from core.types import Message, Role, Task
 from environments.base import Tool
-from environments.toolsets import Toolbox, Toolset, ToolsConfig, expand
+from environments.toolsets import Toolbox, ToolsConfig, Toolset, expand
 from tests.fakes import LOOK, WRITE
 
 KNOWN = {
@@ -100,5 +100,5 @@ async def test_the_tools_that_run_are_those_that_were_offered():
 
 
 def test_a_chance_is_a_number_between_0_and_1():
-    with pytest.raises(ValueError, match="todo: expected a chance between 0 and 1, found 1.5"):
+    with pytest.raises(ValueError, match=r"todo: expected a chance between 0 and 1, found 1\.5"):
         ToolsConfig(chances={"todo": 1.5})
