@@ -12,6 +12,7 @@ import pytest
 
 from backends.agent_sandbox import AgentSandbox
 from backends.base import SandboxError, SandboxLost, SandboxSpec, Tier
+from backends.host_process import HostProcess
 from backends.local import LocalBackend
 from backends.unsafe_local import UnsafeLocalBackend
 from core.errors import ConfigError, MissingRuntime
@@ -93,6 +94,7 @@ async def test_the_end_of_the_backend_destroys_its_sandboxes(backend: AnyBackend
 async def test_a_sandbox_whose_host_process_is_killed_is_lost(sandbox: AgentSandbox):
     running = asyncio.create_task(sandbox.exec(["sleep", "4202"], timeout_seconds=60))
     await sandbox.alive()
+    assert isinstance(sandbox.host, HostProcess)
     os.kill(sandbox.host.pid, signal.SIGKILL)
     with pytest.raises(SandboxLost):
         await running
