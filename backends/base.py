@@ -329,7 +329,12 @@ class Backend(Protocol):
 
 BACKENDS: Registry[type[Backend]] = Registry(
     "backend",
-    {"local": "backends.local:LocalBackend", "unsafe-local": "backends.unsafe_local:UnsafeLocalBackend"},
+    {
+        "docker": "backends.docker:DockerBackend",
+        "local": "backends.local:LocalBackend",
+        "singularity": "backends.singularity:SingularityBackend",
+        "unsafe-local": "backends.unsafe_local:UnsafeLocalBackend",
+    },
 )
 
 

@@ -32,7 +32,7 @@ DENIALS = ("No permissions to create", "Operation not permitted", "uid map: Perm
 
 def agent_argv(end: int) -> list[str]:
     """The agent's command line inside the walls."""
-    return compiled_command(str(_python()), AGENT, str(end))
+    return compiled_command(str(system_python()), AGENT, str(end))
 
 
 def forbidden_by(message: str) -> str | None:
@@ -77,7 +77,7 @@ def walls(spec: SandboxSpec, shown: Mapping[str, str], memory: Callable[[bytes],
     yield from _system()
     for path, text in FILES.items():
         yield "--perms", "0444", "--file", memory(text.encode()), path
-    yield "--perms", "0444", "--file", memory(compiled_agent(str(_python()))), AGENT
+    yield "--perms", "0444", "--file", memory(compiled_agent(str(system_python()))), AGENT
     yield "--proc", "/proc", "--dev", "/dev"
     yield "--size", str(SHM_BYTES), "--tmpfs", "/dev/shm", "--remount-ro", "/dev"  # noqa: S108
     yield "--size", str(spec.disk_mib * MIB), "--tmpfs", "/tmp"  # noqa: S108
@@ -98,11 +98,11 @@ def _system() -> Iterator[Sequence[str]]:
         yield "--ro-bind-try", path, path
 
 
-def _python() -> Path:
+def system_python() -> Path:
     """The interpreter that runs the agent: the system's where there is one, else ours."""
     system = Path("/usr/bin/python3")
     return system if system.exists() else Path(sys.base_prefix) / "bin" / "python3"
 
 
 def _python_prefix() -> dict[str, str]:
-    return {} if _python().is_relative_to("/usr") else {sys.base_prefix: sys.base_prefix}
+    return {} if system_python().is_relative_to("/usr") else {sys.base_prefix: sys.base_prefix}

@@ -1,0 +1,80 @@
+"""The agent for a container, as one command line: there it closes what the container's runtime leaves open, then serves.
+
+Docker's filter of system calls is wider than ours, apptainer has none, and leaves files outside of the sized directories
+writable. Nothing that was given up so can be taken back. Needs `no_new_privs`, which both set.
+"""
+
+import platform
+from base64 import b64encode
+from collections.abc import Iterator, Sequence
+from errno import ENOSYS, EPERM
+from pathlib import Path
+from struct import pack
+from typing import NamedTuple
+from zlib import compress
+
+from backends.agent_bundle import FLAGS, agent_source
+from backends.seccomp import ALLOW, FIRST_ARGUMENT, JUMP_IF_EQUAL, JUMP_IF_SET, LOAD, NUMBER, RETURN, filter_program
+
+ERRNO = 0x00050000
+NEW_NAMESPACES = 0x7E020000  # user, pid, mount, network, ipc, uts and cgroup
+START = Path(__file__).with_name("container_start.py")
+CALLS = """
+if {sealed!r} is not None:
+    seal({sealed!r})
+drop_capabilities()
+refuse_system_calls({filters!r})
+"""
+
+
+class _Numbers(NamedTuple):
+    clone: int
+    clone3: int
+    refused: tuple[int, ...]
+
+
+MACHINES = {
+    # unshare setns mount umount2 pivot_root open_tree move_mount fsopen fspick mount_setattr
+    "x86_64": _Numbers(56, 435, (272, 308, 165, 166, 155, 428, 429, 430, 433, 442)),
+    "aarch64": _Numbers(220, 435, (97, 268, 40, 39, 41, 428, 429, 430, 433, 442)),
+}
+
+
+def confined_command(
+    python: str, end: str, *, nested_namespaces: bool = False, machine: str = "", sealed: Sequence[str] | None = None
+) -> list[str]:
+    """Run the agent without a file of its own; `end` as in `agent_bundle.agent_command`.
+
+    `machine` is what `uname -m` prints where it will run, by default that of this machine. `sealed`: the only mounts that
+    stay writable; it needs the capabilities SYS_ADMIN and SETPCAP, which are then given up.
+    """
+    filters = [filter_program(machine), None if nested_namespaces else namespace_filter(machine)]
+    calls = CALLS.format(sealed=None if sealed is None else list(sealed), filters=[found for found in filters if found])
+    source = START.read_bytes() + calls.encode() + agent_source()
+    text = b64encode(compress(source, 9)).decode()
+    return [python, *FLAGS, "-c", f"import binascii, zlib; exec(zlib.decompress(binascii.a2b_base64('{text}')))", end]
+
+
+def namespace_filter(machine: str = "") -> bytes | None:
+    """An array of struct sock_filter that refuses to make or enter namespaces; None for a machine not in the table.
+
+    Assumes that `filter_program` stands too, which ends programs of other architectures.
+    """
+    numbers = MACHINES.get(machine or platform.machine())
+    return None if numbers is None else b"".join(pack("<HBBI", *step) for step in _steps(numbers))
+
+
+def _steps(numbers: _Numbers) -> Iterator[tuple[int, int, int, int]]:
+    """(operation, how many steps to skip if true, if false, operand)"""
+    count = len(numbers.refused)
+    yield LOAD, 0, 0, NUMBER
+    for index, number in enumerate(numbers.refused):
+        yield JUMP_IF_EQUAL, count - index + 4, 0, number
+    yield JUMP_IF_EQUAL, 5, 0, numbers.clone3
+    yield JUMP_IF_EQUAL, 0, 2, numbers.clone
+    yield LOAD, 0, 0, FIRST_ARGUMENT
+    yield JUMP_IF_SET, 1, 0, NEW_NAMESPACES
+    yield RETURN, 0, 0, ALLOW
+    yield RETURN, 0, 0, ERRNO | EPERM
+    # its flags lie in memory, which a filter cannot read; told that there is no such call, libraries take clone
+    yield RETURN, 0, 0, ERRNO | ENOSYS

@@ -1,0 +1,167 @@
+"""Sandboxes as docker containers: the agent is the container's first process, spoken to over its attached streams.
+
+Inside: an image, or where the spec names none this machine's own system directories, read only; /workspace, /tmp and
+/dev/shm as memory of a fixed size; user 1000 without capabilities; no network; limits by cgroups for processes, memory
+and CPU. A container removes itself when its agent ends, and the agent ends when the connection to it does: nothing is
+left of one whose maker was killed.
+"""
+
+import asyncio
+import time
+from typing import TYPE_CHECKING
+from uuid import uuid4
+
+from backends.agent_sandbox import AgentSandbox, Hooks
+from backends.base import Capabilities, Network, SandboxSpec
+from backends.bubblewrap import binds, system_python
+from backends.channel import Channel
+from backends.confined import confined_command
+from backends.docker_container import NETWORKS, AttachedStream, Container, container_config, labels, remove
+from backends.docker_daemon import capabilities, connect, explained, own_image
+from backends.images.host_root import system_binds
+from backends.owner import LABEL, is_gone, this_owner
+from backends.sandboxes import Sandboxes
+from backends.start import STDIO, hello, shake_hands
+from core.types import JsonObject
+
+if TYPE_CHECKING:
+    from aiodocker import Docker
+
+UNDO_SECONDS = 30.0
+
+
+class DockerBackend:
+    """Sandboxes by a docker daemon. `url` is the daemon's address, by default the docker command's."""
+
+    name = "docker"
+
+    def __init__(self, url: str | None = None) -> None:
+        self._url = url
+        self._client: Docker | None = None
+        self._machine = self._own_image = ""
+        self._lock = asyncio.Lock()
+        self._sandboxes = Sandboxes()
+
+    async def probe(self) -> Capabilities:
+        """See Backend.probe. Makes a sandbox and destroys it."""
+        sandbox = await self.create(SandboxSpec())
+        await sandbox.destroy()
+        daemon = await self._daemon()
+        with explained():
+            return capabilities(await daemon.system.info())
+
+    async def create(self, spec: SandboxSpec, *, token: str = "", deadline_seconds: float = 60.0) -> AgentSandbox:
+        """See Backend.create. Raises ImageError for an image that the daemon does not have, or that has no python3."""
+        return await self._sandboxes.create(lambda: self._make(spec, token), token, deadline_seconds)
+
+    async def reap(self, *, owner: str | None = None, older_than_seconds: float = 0.0) -> tuple[str, ...]:
+        """See Backend.reap. Looks at all containers of the daemon that carry natgym's label."""
+        daemon = await self._daemon()
+        newest = time.time() - older_than_seconds
+        with explained():
+            found = await daemon.containers.list(all=True, filters=f'{{"label": ["{LABEL}"]}}')
+        names = [
+            str(container["Names"][0]).removeprefix("/")
+            for container in found
+            if container["Created"] <= newest and _may_be_reaped(container["Labels"][LABEL], owner)
+        ]
+        await asyncio.gather(*(remove(daemon, name) for name in names))
+        return tuple(names)
+
+    async def aclose(self) -> None:
+        """See Backend.aclose."""
+        await self._sandboxes.aclose()
+        client, self._client = self._client, None
+        if client is not None:
+            await client.close()
+
+    async def _daemon(self) -> "Docker":
+        """The client for everything but streams; the daemon has answered to it once."""
+        async with self._lock:
+            if self._client is None:
+                client = await connect(self._url)
+                try:
+                    with explained(first=True):
+                        self._machine = (await client.version())["Arch"]
+                except BaseException:
+                    await client.close()
+                    raise
+                self._client = client
+            return self._client
+
+    async def _make(self, spec: SandboxSpec, token: str) -> AgentSandbox:
+        shown, image, python = binds(spec), spec.image, "python3"
+        daemon = await self._daemon()
+        if image:
+            shown = dict(spec.readonly)
+        else:
+            shown, image, python = {**system_binds(), **shown}, await self._image(daemon), str(system_python())
+        command = confined_command(python, STDIO, nested_namespaces=spec.nested_namespaces, machine=_uname(self._machine))
+        config = container_config(spec, image, command, shown, labels(this_owner(), time.time(), token))
+        container, stream = await self._start(config, daemon.api_version)
+        hooks = Hooks(
+            self._sandboxes.forget,
+            another=lambda: self.create(spec),
+            set_network=lambda network: self._set_network(container.name, network),
+        )
+        return await shake_hands(Channel.over(stream), container, hello(spec, isolated=True), hooks)
+
+    async def _image(self, daemon: "Docker") -> str:
+        async with self._lock:
+            if not self._own_image:
+                with explained():
+                    self._own_image = await own_image(daemon)
+            return self._own_image
+
+    async def _start(self, config: JsonObject, api_version: str) -> tuple[Container, AttachedStream]:
+        """A running container; whatever happens, none is left that nobody holds."""
+        client, name = await connect(self._url, api_version), f"natgym-{uuid4().hex[:16]}"
+        starting = asyncio.get_running_loop().create_task(_start(client, name, config))
+        try:
+            stream = await asyncio.shield(starting)
+        except BaseException:
+            await asyncio.shield(asyncio.get_running_loop().create_task(_undo(starting, client, name)))
+            raise
+        return Container(client, name, stream), stream
+
+    async def _set_network(self, name: str, network: Network) -> None:
+        daemon = await self._daemon()
+        with explained():
+            attached = (await daemon.containers.get(name))["NetworkSettings"]["Networks"]
+            if NETWORKS[network] in attached:
+                return
+            for other in attached:
+                await (await daemon.networks.get(other)).disconnect({"Container": name, "Force": True})
+            await (await daemon.networks.get(NETWORKS[network])).connect({"Container": name})
+
+
+async def _start(client: "Docker", name: str, config: JsonObject) -> AttachedStream:
+    with explained(str(config["Image"])):
+        container = await client.containers.create(config, name=name)
+        stream = AttachedStream(container.attach(stdin=True, stdout=True, stderr=True))
+        try:
+            await stream.open()  # before the start, or the agent's first words are lost
+            await container.start()
+        except BaseException:
+            await stream.aclose()
+            raise
+    return stream
+
+
+async def _undo(starting: "asyncio.Task[AttachedStream]", client: "Docker", name: str) -> None:
+    await asyncio.wait([starting], timeout=UNDO_SECONDS)
+    starting.cancel()
+    (stream,) = await asyncio.gather(starting, return_exceptions=True)
+    if isinstance(stream, AttachedStream):
+        await stream.aclose()
+    await remove(client, name)
+    await client.close()
+
+
+def _may_be_reaped(label: str, owner: str | None) -> bool:
+    return is_gone(label) if owner is None else label == owner
+
+
+def _uname(architecture: str) -> str:
+    """The daemon's word for a machine as `uname -m` says it."""
+    return {"amd64": "x86_64", "arm64": "aarch64"}.get(architecture, architecture)

@@ -1,0 +1,165 @@
+"""The container of one docker sandbox: what the daemon is asked to make, the stream to its agent, and its end."""
+
+import asyncio
+from collections.abc import Mapping, Sequence
+from contextlib import suppress
+from typing import TYPE_CHECKING
+
+from aiohttp import ClientError
+from pydantic import JsonValue
+
+from backends.base import Network, SandboxSpec
+from backends.owner import CREATED_LABEL, LABEL, TOKEN_LABEL
+from backends.start import AGENT_PROCESSES, MIB
+from core.types import JsonObject
+
+if TYPE_CHECKING:
+    from aiodocker import Docker
+    from aiodocker.stream import Stream
+
+USER = 1000
+SHM_MIB = 64
+OPEN_FILES = 4096
+MESSAGE_BYTES = 2000
+NETWORKS = {Network.NONE: "none", Network.OPEN: "bridge"}
+"""The daemon's own networks, which every daemon has."""
+STDOUT = 1  # of the two streams that the daemon mixes into one
+
+
+def container_config(
+    spec: SandboxSpec, image: str, command: Sequence[str], shown: Mapping[str, str], labels: Mapping[str, str]
+) -> JsonObject:
+    """What to POST to /containers/create. `shown`: host path -> path inside, read only."""
+    writable = f"rw,nosuid,nodev,exec,uid={USER},gid={USER},mode=0755,size={spec.disk_mib}m"
+    return {
+        "Image": image,
+        "Entrypoint": [command[0]],
+        "Cmd": list(command[1:]),
+        "User": f"{USER}:{USER}",
+        "Hostname": "sandbox",
+        "WorkingDir": "/",
+        "Env": [],
+        "Labels": dict(labels),
+        "OpenStdin": True,
+        "StdinOnce": True,  # the agent's input ends with the one connection to it, and with that the agent
+        "AttachStdin": True,
+        "AttachStdout": True,
+        "AttachStderr": True,
+        "Tty": False,
+        "NetworkDisabled": False,
+        "HostConfig": {
+            "AutoRemove": True,
+            "Mounts": [_bind(source, inside) for source, inside in shown.items()],
+            "NetworkMode": NETWORKS[spec.network],
+            "IpcMode": "private",
+            "CgroupnsMode": "private",
+            "ReadonlyRootfs": True,
+            "Tmpfs": {"/workspace": writable, "/tmp": writable},  # noqa: S108
+            "ShmSize": SHM_MIB * MIB,
+            "CapDrop": ["ALL"],
+            "Privileged": False,
+            "Init": False,
+            "LogConfig": {"Type": "none", "Config": {}},
+            "RestartPolicy": {"Name": "no"},
+            "PidsLimit": spec.processes + AGENT_PROCESSES,
+            "Memory": spec.memory_mib * MIB,
+            "MemorySwap": spec.memory_mib * MIB,  # memory and swap together, so no swap
+            "NanoCpus": int(spec.cpus * 1e9),
+            "Ulimits": [{"Name": "nofile", "Soft": OPEN_FILES, "Hard": OPEN_FILES}, {"Name": "core", "Soft": 0, "Hard": 0}],
+            **_security(spec),
+        },
+    }
+
+
+def labels(owner: str, created: float, token: str) -> dict[str, str]:
+    """What says later whose container it is."""
+    return {LABEL: owner, CREATED_LABEL: f"{created:.0f}", TOKEN_LABEL: token}
+
+
+class AttachedStream:
+    """The ByteStream to an agent that is a container's first process; what it says on standard error is kept aside."""
+
+    def __init__(self, stream: "Stream") -> None:
+        self._stream = stream
+        self._errors = bytearray()
+
+    async def open(self) -> None:
+        """Connect. Raises what the library raises."""
+        await self._stream.__aenter__()
+
+    async def receive(self) -> bytes:
+        """See ByteStream.receive."""
+        with _as_os_error():
+            while (message := await self._stream.read_out()) is not None:
+                if message.stream == STDOUT and message.data:
+                    return message.data
+                self._errors += message.data
+                del self._errors[:-MESSAGE_BYTES]
+        return b""
+
+    async def send(self, data: bytes) -> None:
+        """See ByteStream.send."""
+        with _as_os_error():
+            await self._stream.write_in(data)
+
+    async def aclose(self) -> None:
+        """See ByteStream.aclose."""
+        with suppress(ClientError, OSError, AssertionError):  # the library asserts that the connection still stands
+            await self._stream.close()
+
+    def messages(self) -> str:
+        """The end of what came on standard error."""
+        return self._errors.decode("utf-8", "replace").strip()
+
+
+class Container:
+    """The Host of a docker sandbox. Owns the client of its stream, so that no pool of connections bounds their number."""
+
+    def __init__(self, client: "Docker", name: str, stream: AttachedStream) -> None:
+        self.client, self.name, self._stream = client, name, stream
+
+    async def end(self, seconds: float) -> str:
+        """See Host.end: removed at once, with everything in it; there is nothing in it to wait for."""
+        try:
+            async with asyncio.timeout(seconds):
+                await remove(self.client, self.name)
+        except TimeoutError:
+            return f"container {self.name} was not removed within {seconds:g} s; `reap` removes it later"
+        finally:
+            await self.client.close()
+        return self._stream.messages()
+
+
+async def remove(client: "Docker", name: str) -> None:
+    """Kill a container and wait until it is gone. One that is gone already is fine, so is a daemon that is."""
+    from aiodocker import DockerError
+
+    container = client.containers.container(name)
+    with suppress(DockerError, ClientError, OSError):
+        await container.delete(force=True, v=True)
+    with suppress(DockerError, ClientError, OSError):
+        await container.wait(condition="removed")
+
+
+def _bind(source: str, inside: str) -> JsonObject:
+    options: JsonObject = {"Propagation": "rprivate"}
+    return {"Type": "bind", "Source": source, "Target": inside, "ReadOnly": True, "BindOptions": options}
+
+
+def _security(spec: SandboxSpec) -> JsonObject:
+    options: list[JsonValue] = ["no-new-privileges"]
+    if not spec.nested_namespaces:
+        return {"SecurityOpt": options}
+    # a fresh /proc in a namespace inside is forbidden while parts of this one are covered
+    return {"SecurityOpt": [*options, "seccomp=unconfined", "apparmor=unconfined"], "MaskedPaths": [], "ReadonlyPaths": []}
+
+
+class _as_os_error:  # noqa: N801 reads as a function
+    """What the HTTP library raises for a broken connection, as the OSError that a ByteStream may raise."""
+
+    def __enter__(self) -> None:
+        return None
+
+    def __exit__(self, kind: object, error: BaseException | None, trace: object) -> None:
+        if isinstance(error, (ClientError, RuntimeError, AssertionError)):
+            raise ConnectionResetError(f"the daemon closed the stream: {error}") from error
