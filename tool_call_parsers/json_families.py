@@ -6,7 +6,9 @@ Sources: the chat templates of the families, and what vLLM's and SGLang's parser
 import re
 from functools import partial
 
-from tool_call_parsers.grammar import Reading, Split
+from core.types import ToolCall
+from tool_call_parsers.base import CallStatus, MalformedCall
+from tool_call_parsers.grammar import Item, Reading, Split
 from tool_call_parsers.json_blocks import JsonBlocks, JsonMarkers
 from tool_call_parsers.reasoning import Trim
 from tool_call_parsers.usual_calls import CallKeys
@@ -15,14 +17,25 @@ CITATION = re.compile(r"</?co(?:: [\d:\[\],]+)?>")
 
 
 class Cohere(JsonBlocks):
-    """Command 3 and 4: citations are marked in what is said and thought, and are no part of either."""
+    """Command 3 and 4: citations are marked in what is said and thought, and are no part of either.
+
+    A call is reported, not made, where no tool was offered: so do the servers that this family is known from.
+    """
 
     def split(self, text: str, reading: Reading) -> Split:
-        """As every block format, without the marks of citations."""
+        """As every block format, without the marks of citations, and without calls where no tool was offered."""
         found = super().split(text, reading)
-        return found._replace(
-            content=CITATION.sub("", found.content), reasoning=found.reasoning and CITATION.sub("", found.reasoning)
+        return Split(
+            found.reasoning and CITATION.sub("", found.reasoning),
+            CITATION.sub("", found.content),
+            found.items if reading.tools else tuple(map(self._not_offered, found.items)),
         )
+
+    def _not_offered(self, item: Item) -> MalformedCall:
+        if isinstance(item, MalformedCall):
+            return item
+        call = ToolCall(id=self.new_id(), name=item.name, arguments=item.arguments)
+        return MalformedCall(text=item.text, status=CallStatus.UNKNOWN_TOOL, problem="no tool was offered", call=call)
 
 
 TAGS = (("<tool_call>",), ("</tool_call>",))
