@@ -18,6 +18,7 @@ FLAGS_OF = {
     "out": ("trainer",),
     "resume": ("trainer",),
     "record": ("env",),
+    "ray": ("env",),
 }
 
 
@@ -34,6 +35,7 @@ def configure(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--out", metavar="DIR", help="trainer: checkpoints and metrics.jsonl")
     parser.add_argument("--resume", action="store_true", help="trainer: go on with the run in --out")
     parser.add_argument("--record", type=Path, metavar="FILE", help="env: append a line per group")
+    parser.add_argument("--ray", metavar="ADDRESS", help="env: a server on every node of that Ray cluster (auto, or HOST:PORT)")
     parser.add_argument("--parent", type=int, help=argparse.SUPPRESS)
     add_run_file_arguments(parser)
 
@@ -57,7 +59,9 @@ def _refuse_others(arguments: argparse.Namespace) -> None:
     if arguments.name is not None and service != "env":
         raise UserError(f"natgym serve {service}: takes no name, found {arguments.name!r}")
     for flag, services in FLAGS_OF.items():
-        if getattr(arguments, flag) and service not in services:
+        value = getattr(arguments, flag)
+        given = value is not None and value is not False  # port 0 is a value
+        if given and service not in services:
             dashed = flag.replace("_", "-")
             raise UserError(f"natgym serve {service}: --{dashed} is a setting of `natgym serve {' | '.join(services)}`")
 
@@ -86,9 +90,10 @@ def _serve_trainer(arguments: argparse.Namespace, settings: Settings) -> None:
 
 
 def _serve_env(arguments: argparse.Namespace, settings: Settings) -> None:
-    from environments.base import ENVIRONMENTS, Split
+    from environments.base import ENVIRONMENTS
     from services.arena import make_environment
     from services.environment_server.process import serve_environment
+    from services.environment_server.task_order import tasks_to_train_on
     from services.main_task import run_main
 
     if arguments.name is None:
@@ -97,5 +102,14 @@ def _serve_env(arguments: argparse.Namespace, settings: Settings) -> None:
         rollouts__api_url=arguments.api_url, policy__base_url=arguments.policy_url
     )
     # a mistake in its settings or data is told before anything is waited for
-    make_environment(arguments.name, file, settings).tasks(Split.TRAIN)
-    run_main(serve_environment(arguments.name, file, settings, arguments.record))
+    tasks = tasks_to_train_on(make_environment(arguments.name, file, settings))
+    if arguments.ray is None:
+        run_main(serve_environment(arguments.name, file, settings, arguments.record))
+        return
+    if arguments.record is not None:
+        raise UserError("--record: writes a file of one machine; it cannot be used with --ray")
+    from services.environment_server.ray_fleet import joined, serve_fleet
+    from services.environment_server.ray_server import Order
+
+    with joined(arguments.ray) as ray:
+        run_main(serve_fleet(ray, Order(arguments.name, file, settings), tuple(tasks)))

@@ -1,6 +1,8 @@
 """The environment server as a process: `natgym serve env NAME`."""
 
 import math
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
 from pathlib import Path
 
 from core.settings import Settings
@@ -22,10 +24,26 @@ async def serve_environment(name: str, file: RunFile, settings: Settings, record
 
     Raises UnknownName, ConfigError, MissingRuntime, and what EnvironmentServer.run raises.
     """
-    config = file.section("rollouts", RolloutsConfig)
-    url = file.with_flags(policy__kind="server").section("policy", PolicyConfig).base_url
+    async with environment_server(name, file, settings) as server:
+        print(f"environment  {name}  {api_url_of(file)}  policy {policy_url_of(file)}", flush=True)  # noqa: T201 the result
+        await server.run(GroupFile(record))
+
+
+@asynccontextmanager
+async def environment_server(name: str, file: RunFile, settings: Settings) -> AsyncIterator[EnvironmentServer]:
+    """A server that can play: its policy answers, its backend works. Everything that it opened is closed afterwards."""
+    config, url = file.section("rollouts", RolloutsConfig), policy_url_of(file)
     async with RolloutClient(config.api_url, settings.api_token, retry_seconds=RETRY_SECONDS) as client:
         await wait_until_ready(health_of(url), "the policy")
         async with open_arena(name, file, settings, await policy_at(url, file, settings)) as arena:
-            print(f"environment  {name}  {config.api_url}  policy {url}", flush=True)  # noqa: T201 the command's result
-            await EnvironmentServer(arena, client, config, url).run(GroupFile(record))
+            yield EnvironmentServer(arena, client, config, url)
+
+
+def api_url_of(file: RunFile) -> str:
+    """Where the rollout API is."""
+    return file.section("rollouts", RolloutsConfig).api_url
+
+
+def policy_url_of(file: RunFile) -> str:
+    """Where the policy's server is; its kind and tokenizer are asked there."""
+    return file.with_flags(policy__kind="server").section("policy", PolicyConfig).base_url

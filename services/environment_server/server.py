@@ -5,22 +5,20 @@ where that does not pass, it ends and says why.
 """
 
 import asyncio
-from collections.abc import Iterator
 from time import monotonic
 from uuid import uuid4
 
 import httpx
 
-from core.errors import BoundaryError, ConfigError, PolicyError
+from core.errors import BoundaryError, PolicyError
 from core.logs import get_logger
-from core.types import Failure, ScoredGroup, Task
-from environments.base import Split
+from core.types import Failure, ScoredGroup
 from environments.completion_client import root_of
 from environments.episode import Arena
 from environments.group import run_group
 from services.arena import RolloutsConfig
 from services.environment_server.record import GroupFile, GroupRecord
-from services.environment_server.task_order import shuffled_for_ever
+from services.environment_server.task_order import OwnTasks, TaskSource, tasks_to_train_on
 from services.ready import answers, wait_until_ready
 from services.sdk.rollout_client import RolloutClient
 
@@ -57,19 +55,20 @@ class EnvironmentServer:
         self._lost_in_a_row = 0
         self._last_failure: Failure | None = None
 
-    async def run(self, records: GroupFile) -> None:
+    async def run(self, records: GroupFile, source: TaskSource | None = None) -> None:
         """Play until the run is finished; what is being played then is dropped, its sandboxes freed.
 
-        Raises QueueError where the rollout API stays away, and NothingButFailures.
+        Tasks come from `source`, or all of them in an order of its own. Raises QueueError where the rollout API stays
+        away, NothingButFailures, and what `source` raises.
         """
-        tasks = self._tasks()
+        source = source or OwnTasks(tasks_to_train_on(self._arena.environment), self._config.seed, self._worker)
         name = self._arena.environment.name
         await wait_until_ready(f"{self._config.api_url}/ready", "the rollout API")
         await self._client.register_environment(name)
         log.info("serving", environment=name, worker=self._worker)
         try:
             async with asyncio.TaskGroup() as owner:
-                while await self._start_wanted(owner, tasks, records):
+                while await self._start_wanted(owner, source, records):
                     await self._recover()
                 for playing in self._playing:
                     playing.cancel()
@@ -77,13 +76,7 @@ class EnvironmentServer:
             raise errors.exceptions[0] from None
         log.info("run_finished", environment=name)
 
-    def _tasks(self) -> Iterator[Task]:
-        found = self._arena.environment.tasks(Split.TRAIN)
-        if not found:
-            raise ConfigError(f"environment {self._arena.environment.name!r} has no tasks to train on")
-        return shuffled_for_ever(found, self._config.seed)
-
-    async def _start_wanted(self, owner: asyncio.TaskGroup, tasks: Iterator[Task], records: GroupFile) -> bool:
+    async def _start_wanted(self, owner: asyncio.TaskGroup, source: TaskSource, records: GroupFile) -> bool:
         """Start the groups that are wanted now; False when there will be no more."""
         if len(self._playing) >= self._config.max_groups:
             await asyncio.wait(self._playing, return_when=asyncio.FIRST_COMPLETED)
@@ -91,16 +84,18 @@ class EnvironmentServer:
         name, running = self._arena.environment.name, len(self._playing)
         demand = await self._client.demand(name, running, worker=self._worker, wait_seconds=WAIT_SECONDS)
         for _ in range(min(demand.groups, self._config.max_groups - len(self._playing))):
-            playing = owner.create_task(self._play(next(tasks), demand.group_size, records))
+            playing = owner.create_task(self._play(source, demand.group_size, records))
             self._playing.add(playing)
             playing.add_done_callback(self._playing.discard)
         return not demand.finished
 
-    async def _play(self, task: Task, size: int, records: GroupFile) -> None:
+    async def _play(self, source: TaskSource, size: int, records: GroupFile) -> None:
+        assignment = await source.take()
         started = monotonic()
-        group = await run_group(self._arena, task, size, f"{self._worker}-{uuid4().hex[:12]}")
+        group = await run_group(self._arena, assignment.task, size, assignment.group_id)
         played = monotonic()
         await self._client.post_group(group, worker=self._worker)
+        await source.done(assignment.group_id)
         records.write(GroupRecord.of(group, play_seconds=played - started, post_seconds=monotonic() - played))
         self._note(group)
 
