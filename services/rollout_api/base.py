@@ -82,6 +82,7 @@ class Head(NamedTuple):
     """Of the body."""
     stored: int
     """Of its frame."""
+    dialect: str
 
 
 Choose = Callable[[Sequence[Head]], Sequence[Head] | None]
@@ -115,14 +116,12 @@ class Snapshot:
     environments: dict[str, EnvironmentSpec] = field(default_factory=dict)
     counts: dict[tuple[str, str], GroupCounts] = field(default_factory=dict)
     """By run and environment, registered or not."""
+    totals: dict[str, GroupCounts] = field(default_factory=dict)
+    """By run."""
 
-    def total(self, run: str | None = None, environment: str | None = None) -> GroupCounts:
-        """The counts of all environments together, of one run or of all, of one environment or of all."""
-        return add_counts(
-            counts
-            for (of_run, name), counts in self.counts.items()
-            if run in (None, of_run) and environment in (None, name)
-        )
+    def total(self, run: str | None = None) -> GroupCounts:
+        """The counts of all environments together, of one run or of all."""
+        return add_counts(self.totals.values()) if run is None else self.totals.get(run, GroupCounts())
 
     def open_runs(self) -> list[Run]:
         """The runs that are not finished."""
@@ -140,7 +139,7 @@ def add_counts(counts: Iterable[GroupCounts]) -> GroupCounts:
 
 
 class Event(NamedTuple):
-    """Something that happened: kind is group, batch, update, run or environment; `facts` are small and JSON."""
+    """Something that happened: kind is group, batch, update, run, environment or worker; `facts` are small and JSON."""
 
     kind: str
     run: str
@@ -151,7 +150,11 @@ class Listener(Protocol):
     """Who hears of commits, on the event loop, before the callers of that commit go on."""
 
     def committed(self, snapshot: Snapshot, events: Sequence[Event]) -> None:
-        """The state now, and what happened since the last call."""
+        """The state now, and what this process did."""
+        ...
+
+    def heard(self, events: Sequence[Event]) -> None:
+        """What another process on the same database did."""
         ...
 
 
@@ -160,7 +163,11 @@ class Store(Protocol):
 
     listener: Listener
     snapshot: Snapshot
-    commits: int
+
+    @property
+    def commits(self) -> int:
+        """Transactions so far; each is one fsync, shared by all that waited."""
+        ...
 
     async def __aenter__(self) -> Self: ...
 
@@ -171,8 +178,17 @@ class Store(Protocol):
         """Whether the store takes work."""
         ...
 
+    @property
+    def shared(self) -> bool:
+        """Whether other processes may work on the same queue."""
+        ...
+
     def check_space(self) -> None:
         """Raises StorageFull where there is too little space for more groups."""
+        ...
+
+    async def tell(self, event: Event) -> None:
+        """Let the other processes hear of something that is not kept."""
         ...
 
     async def register_environment(self, name: str, spec: EnvironmentSpec) -> None:
@@ -191,7 +207,7 @@ class Store(Protocol):
         """Forget the run, its groups and its batches; how many groups that were."""
         ...
 
-    async def put_group(self, sealed: Sealed, limits: Limits) -> bool:
+    async def put_group(self, sealed: Sealed) -> bool:
         """Queue a group; False where it was accepted before. Raises Conflict, QueueFull and StorageFull."""
         ...
 

@@ -1,6 +1,6 @@
 """Request bodies in, validated models out. Everything that arrives here is hostile."""
 
-from hashlib import blake2b
+import asyncio
 from typing import TypeVar
 
 from pydantic import BaseModel, ValidationError
@@ -11,18 +11,26 @@ from core import wire
 from core.config import explain
 from core.types import ScoredGroup
 from core.wire import WireError
-from services.rollout_api.ledger import Parcel
+from services.rollout_api.base import Parcel
+from services.rollout_api.compression import inflated
+from services.rollout_api.group_check import check_json, check_msgpack
 from services.rollout_api.messages import MAX_COUNT
 from services.rollout_api.refusals import BodyTooLarge, Invalid, Refusal, WrongMediaType
 
 MAX_ID_LENGTH = 200
+EXPLAINED_BYTES = 1 << 20  # of a refused group, up to which it is looked at again for a better message
+INLINE_BYTES = 16 << 10  # a smaller body is inflated sooner than it is handed to another thread
 JSON = "application/json"
 
 M = TypeVar("M", bound=BaseModel)
 
 
 async def read_body(request: Request, max_bytes: int) -> bytes:
-    """The whole body. Raises BodyTooLarge as soon as that is known, without reading the rest."""
+    """The whole body, inflated where it came as gzip or zstd.
+
+    Raises BodyTooLarge as soon as that is known, without reading the rest, and what `inflated` raises.
+    """
+    encoding = request.headers.get("content-encoding", "identity").strip().lower()
     length = request.headers.get("content-length", "")
     if length.isdigit() and int(length) > max_bytes:
         raise BodyTooLarge(f"body of {length} bytes, {max_bytes} are allowed")
@@ -33,30 +41,43 @@ async def read_body(request: Request, max_bytes: int) -> bytes:
         if size > max_bytes:
             raise BodyTooLarge(f"body of more than {max_bytes} bytes")
         chunks.append(chunk)
-    return b"".join(chunks)
+    body = b"".join(chunks)
+    if encoding == "identity" or len(body) < INLINE_BYTES:
+        return inflated(body, encoding, max_bytes)
+    return await asyncio.to_thread(inflated, body, encoding, max_bytes)
 
 
-async def read_model(request: Request, kind: type[M], max_bytes: int) -> tuple[M, bytes]:
-    """The body as a model of that type, and as msgpack: as it came, or encoded where it came as JSON.
+async def read_model(request: Request, kind: type[M], max_bytes: int) -> M:
+    """The body as a model of that type.
 
     Raises WrongMediaType, BodyTooLarge, Refusal (not parseable) and Invalid (not of that type, NaN, infinity).
     """
     media_type = media_type_of(request)
+    return validated(kind, _parse(media_type, await read_body(request, max_bytes)))
+
+
+async def read_group(request: Request, run: str, accepted_at: float, max_bytes: int) -> Parcel:
+    """A ScoredGroup as it is kept, in msgpack also where it came as JSON. Raises as `read_model` does."""
+    media_type = media_type_of(request)
     body = await read_body(request, max_bytes)
-    model = validated(kind, _parse(media_type, body))
-    if media_type == wire.CONTENT_TYPE:
-        return model, body
     try:
-        return model, wire.encode(model)
-    except WireError as error:
-        raise Invalid(f"{kind.__name__}: {error}") from error
+        head, body = (check_msgpack(body), body) if media_type == wire.CONTENT_TYPE else check_json(body)
+    except Invalid:
+        if len(body) <= EXPLAINED_BYTES:
+            validated(ScoredGroup, _parse(media_type, body))  # slower, and names the nearest field that there is
+        raise
+    if not 0 < len(head.id) <= MAX_ID_LENGTH:
+        raise Invalid(f"ScoredGroup: id has {len(head.id)} characters, 1 to {MAX_ID_LENGTH} are allowed")
+    if len(head.environment) > MAX_ID_LENGTH:
+        raise Invalid(f"ScoredGroup: environment has {len(head.environment)} characters, {MAX_ID_LENGTH} are allowed")
+    for text in (head.id, head.environment):
+        check_text(text)
+    check_count("policy_version", head.policy_version)
+    return Parcel(**head._asdict(), body=body, accepted_at=accepted_at, run=run)
 
 
 def media_type_of(request: Request) -> str:
     """The content type, one of the two that are spoken. Raises WrongMediaType."""
-    encoding = request.headers.get("content-encoding", "identity")
-    if encoding != "identity":
-        raise WrongMediaType(f"content-encoding {encoding[:40]!r} is not spoken here; send the body as it is")
     found = request.headers.get("content-type", "").partition(";")[0].strip().lower()
     # asked for strictly: a web page cannot send either of them to another origin unasked
     if found not in (wire.CONTENT_TYPE, JSON):
@@ -72,21 +93,10 @@ def validated(kind: type[M], data: object) -> M:
         raise Invalid(f"{kind.__name__}: {explain(kind, error)[:500]}") from error
 
 
-def parcel_of(group: ScoredGroup, body: bytes, accepted_at: float) -> Parcel:
-    """What is kept of a group. Raises Invalid for an id or a version that the database does not take."""
-    if not 0 < len(group.id) <= MAX_ID_LENGTH:
-        raise Invalid(f"ScoredGroup: id has {len(group.id)} characters, 1 to {MAX_ID_LENGTH} are allowed")
-    check_count("policy_version", group.policy_version)
-    return Parcel(
-        id=group.id,
-        environment=group.environment,
-        policy_version=group.policy_version,
-        scored=len(group.scored),
-        lost=len(group.failed),
-        digest=blake2b(body, digest_size=16).digest(),
-        body=body,
-        accepted_at=accepted_at,
-    )
+def check_text(text: str) -> None:
+    """Refuse text that PostgreSQL cannot hold. Raises Invalid."""
+    if "\x00" in text:
+        raise Invalid(f"a zero byte in {text[:40]!r}")
 
 
 def check_count(name: str, value: int) -> None:

@@ -1,19 +1,21 @@
-"""One thread that owns the database connection. Operations that wait at the same time share one fsync."""
+"""One thread that owns a connection for changes. Changes that wait at the same time share one transaction and one fsync."""
 
 import asyncio
-import sqlite3
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from queue import Empty, SimpleQueue
 from threading import Thread
 from typing import Generic, TypeVar
 
 from core.logs import get_logger
-from services.rollout_api.ledger import Snapshot, read_snapshot
-from services.rollout_api.refusals import Closing, Refusal, StorageFull, TryLater
+from services.rollout_api.base import Event, Limits, Snapshot
+from services.rollout_api.database import Database
+from services.rollout_api.refusals import Closing, TryLater
+from services.rollout_api.transaction import Transaction, read_snapshot
 
 T = TypeVar("T")
-Operation = Callable[[sqlite3.Connection], T]
+Operation = Callable[[Transaction], T]
+Publish = Callable[[Snapshot, Sequence[Event]], None]
 MAX_TOGETHER = 256
 MAX_WAITING = 4096  # operations, each with the body that it writes
 
@@ -31,17 +33,14 @@ class _Job(Generic[T]):
 class Writer:
     """Runs operations in order, each in a transaction that is on the disk before its caller hears of it."""
 
-    def __init__(
-        self, connection: sqlite3.Connection, publish: Callable[[Snapshot], None], max_waiting: int = MAX_WAITING
-    ) -> None:
+    def __init__(self, db: Database, limits: Limits, publish: Publish, max_waiting: int = MAX_WAITING) -> None:
         """`publish` is called on the loop after each commit, before the callers of that commit go on."""
-        self._connection = connection
-        self._publish = publish
-        self._max_waiting = max_waiting
+        self._db, self._limits, self._publish, self._max_waiting = db, limits, publish, max_waiting
         self._jobs: SimpleQueue[_Job | None] = SimpleQueue()
         self._loop = asyncio.get_running_loop()
         self._thread = Thread(target=self._work, name="rollout-store", daemon=True)
         self._closed = False
+        self._snapshot = read_snapshot(db)
         self.commits = 0
         self._thread.start()
 
@@ -93,51 +92,54 @@ class Writer:
         return jobs, True
 
     def _run_jobs(self, jobs: list[_Job]) -> None:
-        snapshot: Snapshot | None = None
+        events: Sequence[Event] = ()
         try:
-            snapshot = self._transaction(jobs)
-        except sqlite3.Error as error:
+            events = self._transaction(jobs)
+        except self._db.errors as error:
             if len(jobs) > 1:
                 # one of them may not fit on the disk: each stands for itself
                 for job in jobs:
                     self._run_jobs([job])
                 return
-            jobs[0].error = _refusal(error)
+            jobs[0].error = self._db.refusal(error)
         except Exception as error:  # the thread has to live, and every caller has to get an answer
             log.error("store_failed", error=f"{type(error).__name__}: {error}")
             for job in jobs:
                 job.error = Closing(f"the store failed: {type(error).__name__}")
-        self._loop.call_soon_threadsafe(self._deliver, jobs, snapshot)
+        self._loop.call_soon_threadsafe(self._deliver, jobs, self._snapshot, events)
 
-    def _transaction(self, jobs: list[_Job]) -> Snapshot:
-        db = self._connection
-        db.execute("BEGIN IMMEDIATE")
+    def _transaction(self, jobs: list[_Job]) -> Sequence[Event]:
         try:
+            self._db.begin()
+            t = Transaction(self._db, self._snapshot, self._limits)
             for job in jobs:
-                self._run_one(db, job)
-            snapshot = read_snapshot(db)
-            db.execute("COMMIT")
-        finally:
-            if db.in_transaction:
-                db.execute("ROLLBACK")
+                self._run_one(t, job)
+            t.write_counts()
+            snapshot = t.after()
+            self._db.commit(t.events)
+        except BaseException:
+            self._db.rollback()
+            raise
         self.commits += 1
-        return snapshot
+        self._snapshot = snapshot
+        return t.events
 
-    def _run_one(self, db: sqlite3.Connection, job: _Job) -> None:
+    def _run_one(self, t: Transaction, job: _Job) -> None:
         job.outcome, job.error = None, None
-        db.execute("SAVEPOINT job")
+        mark = t.mark()
+        self._db.run("SAVEPOINT job")
         try:
-            job.outcome = job.operation(db)
-        except sqlite3.Error:
-            raise  # SQLite may have rolled all of it back
+            job.outcome = job.operation(t)
+        except self._db.errors:
+            raise  # the database may have rolled all of it back
         except Exception as error:
             job.error = error
-            db.execute("ROLLBACK TO job")
-        db.execute("RELEASE job")
+            t.undo(mark)
+            self._db.run("ROLLBACK TO SAVEPOINT job")
+        self._db.run("RELEASE SAVEPOINT job")
 
-    def _deliver(self, jobs: list[_Job], snapshot: Snapshot | None) -> None:
-        if snapshot is not None:
-            self._publish(snapshot)
+    def _deliver(self, jobs: list[_Job], snapshot: Snapshot, events: Sequence[Event]) -> None:
+        self._publish(snapshot, events)
         for job in jobs:
             if job.answer.cancelled():
                 continue
@@ -145,11 +147,3 @@ class Writer:
                 job.answer.set_exception(job.error)
             else:
                 job.answer.set_result(job.outcome)
-
-
-def _refusal(error: sqlite3.Error) -> Refusal:
-    name = getattr(error, "sqlite_errorname", "")
-    log.error("store_failed", error=str(error), name=name)
-    if name in ("SQLITE_FULL", "SQLITE_IOERR_SHMSIZE"):
-        return StorageFull("the disk is full: free some space; nothing that was accepted is lost")
-    return Closing(f"the database failed: {error}")

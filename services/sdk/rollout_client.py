@@ -1,23 +1,28 @@
 """The rollout API as Python sees it, for environment servers and trainers."""
 
 import asyncio
+import json
+from collections.abc import AsyncIterator, Sequence
 from types import TracebackType
 from typing import NamedTuple, Self, TypeVar
 from urllib.parse import quote
 from uuid import uuid4
 
 import httpx
+import zstandard
 from pydantic import BaseModel, SecretStr, ValidationError
 
 from core import wire
 from core.errors import QueueError
 from core.logs import get_logger
-from core.types import ScoredGroup, Update
+from core.types import JsonObject, ScoredGroup, Update
 from core.wire import WireError
 from services.rollout_api.messages import (
     BatchReply,
     Demand,
     EnvironmentSpec,
+    GroupFilter,
+    GroupPage,
     QueueStatus,
     Receipt,
     Run,
@@ -37,7 +42,7 @@ log = get_logger("rollout_client")
 
 
 class TakenBatch(NamedTuple):
-    """Groups under a lease, in the order in which they arrived."""
+    """Groups under a lease, oldest policy version first, then in order of arrival."""
 
     batch_id: str
     groups: tuple[ScoredGroup, ...]
@@ -51,7 +56,9 @@ class RolloutClient:
     is a QueueError that names the request and the answer.
     """
 
-    def __init__(self, base_url: str, token: SecretStr | None = None, *, retry_seconds: float = 60.0) -> None:
+    def __init__(self, base_url: str, token: SecretStr | None = None, *, retry_seconds: float = 60.0, run: str = "") -> None:
+        """`run`: whose queue is meant; empty is the run that this client opens, else the only one that is open."""
+        self._run = run
         headers = {"Authorization": f"Bearer {token.get_secret_value()}"} if token is not None else {}
         # a proxy of the process environment has nothing to do with our own services
         self._http = httpx.AsyncClient(base_url=base_url, headers=headers, trust_env=False)
@@ -69,9 +76,11 @@ class RolloutClient:
         """Close the connections."""
         await self._http.aclose()
 
-    async def register_environment(self, name: str, *, group_size: int | None = None, weight: float = 1.0) -> None:
+    async def register_environment(
+        self, name: str, *, group_size: int | None = None, weight: float = 1.0, min_share: float = 0.0
+    ) -> None:
         """Make an environment known. `group_size` None: the run's. Again is fine, and changes it."""
-        spec = EnvironmentSpec(group_size=group_size, weight=weight)
+        spec = EnvironmentSpec(group_size=group_size, weight=weight, min_share=min_share)
         await self._send("PUT", f"/v1/environments/{quote(name, safe='')}", spec)
 
     async def demand(self, environment: str, running: int, *, worker: str = "", wait_seconds: float = 0.0) -> Demand:
@@ -79,18 +88,22 @@ class RolloutClient:
 
         A newer call with the same environment and worker ends an older one that still waits.
         """
-        query = httpx.QueryParams(environment=environment, running=running, worker=worker, wait_seconds=wait_seconds)
+        query = httpx.QueryParams(
+            environment=environment, running=running, worker=worker, wait_seconds=wait_seconds, run=self._run
+        )
         answer = await self._send("GET", f"/v1/demand?{query}", wait_seconds=wait_seconds)
         return _model(Demand, answer)
 
     async def post_group(self, group: ScoredGroup, *, worker: str = "") -> bool:
         """Hand over a group; when this returns it is on the disk. False where it already was."""
-        answer = await self._send("POST", f"/v1/groups?{httpx.QueryParams(worker=worker)}", group)
+        answer = await self._send("POST", f"/v1/groups?{httpx.QueryParams(worker=worker, run=self._run)}", group)
         return _model(Receipt, answer).first
 
     async def open_run(self, spec: RunSpec) -> Run:
         """Start a run, or resume the one of that id: what a trainer had taken before goes back to the queue."""
-        return _model(Run, await self._send("POST", "/v1/run", spec))
+        run = _model(Run, await self._send("POST", "/v1/run", spec))
+        self._run = run.id
+        return run
 
     async def set_run_status(self, run_id: str, status: RunStatus) -> Run:
         """Pause, continue or finish the run."""
@@ -111,18 +124,19 @@ class RolloutClient:
         """
         wanted = TakeBatch(
             batch_id=uuid4().hex,
+            run=self._run,
             groups=groups,
             policy_version=policy_version,
             max_staleness=max_staleness,
             lease_seconds=lease_seconds,
             wait_seconds=wait_seconds,
         )
-        answer = await self._send("POST", "/v1/batches", wanted, wait_seconds=wait_seconds)
+        answer = await self._send("POST", "/v1/batches", wanted, wait_seconds=wait_seconds, accept="application/zstd")
         if answer.status_code == 204:
             return None
         try:
-            reply = wire.decode(BatchReply, answer.content)
-        except WireError as error:
+            reply = await asyncio.to_thread(_batch_of, answer.content)
+        except (WireError, zstandard.ZstdError) as error:
             raise QueueError(f"POST /v1/batches: {error}") from error
         return TakenBatch(reply.batch_id, reply.groups)
 
@@ -130,18 +144,54 @@ class RolloutClient:
         """The update used that batch; the run is one step further. Again changes nothing."""
         return _model(Run, await self._send("POST", f"/v1/batches/{quote(batch_id, safe='')}/ack", update))
 
+    async def return_batch(self, batch_id: str) -> None:
+        """Give a batch back before its lease ends; again changes nothing."""
+        await self._send("POST", f"/v1/batches/{quote(batch_id, safe='')}/return")
+
     async def status(self) -> QueueStatus:
         """Counts, run, environments and the last update."""
-        return _model(QueueStatus, await self._send("GET", "/v1/status"))
+        return _model(QueueStatus, await self._send("GET", f"/v1/status?{httpx.QueryParams(run=self._run)}"))
+
+    async def groups(self, wanted: GroupFilter | None = None) -> GroupPage:
+        """A page of what became of groups, newest first."""
+        query = httpx.QueryParams((wanted or GroupFilter()).model_dump(mode="json", exclude_none=True))
+        return _model(GroupPage, await self._send("GET", f"/v1/groups?{query}"))
+
+    async def group(self, name: str) -> ScoredGroup:
+        """One group as it was posted, while its content is kept."""
+        path = f"/v1/groups/{quote(name, safe='')}"
+        try:
+            return wire.decode(ScoredGroup, (await self._send("GET", path)).content)
+        except WireError as error:
+            raise QueueError(f"GET {path}: {error}") from error
+
+    async def events(self, kinds: Sequence[str] = ("batch", "update", "run")) -> AsyncIterator[tuple[str, JsonObject]]:
+        """Kind and facts of what happens from now on, until the API ends the stream."""
+        timeout = httpx.Timeout(ANSWER_SECONDS, connect=5.0)
+        params = {"kinds": ",".join(kinds)} | ({"run": self._run} if self._run else {})
+        try:
+            async with self._http.stream("GET", "/v1/events", params=params, timeout=timeout) as answer:
+                if not answer.is_success:
+                    await answer.aread()
+                    raise QueueError(f"GET /v1/events: {answer.status_code} {_reason(answer)}")
+                kind = ""
+                async for line in answer.aiter_lines():
+                    name, _, value = line.partition(": ")
+                    if name == "event":
+                        kind = value
+                    elif name == "data":
+                        yield kind, json.loads(value)
+        except httpx.TransportError as error:
+            raise QueueError(f"GET /v1/events: {type(error).__name__} {error}") from error
 
     async def _send(
-        self, method: str, path: str, body: BaseModel | None = None, *, wait_seconds: float = 0.0
+        self, method: str, path: str, body: BaseModel | None = None, *, wait_seconds: float = 0.0, accept: str = "*/*"
     ) -> httpx.Response:
         request = self._http.build_request(
             method,
             path,
             content=wire.encode(body) if body is not None else None,
-            headers={"Content-Type": wire.CONTENT_TYPE} if body is not None else None,
+            headers={"Accept": accept} | ({"Content-Type": wire.CONTENT_TYPE} if body is not None else {}),
             timeout=httpx.Timeout(ANSWER_SECONDS + wait_seconds, connect=5.0),
         )
         loop = asyncio.get_running_loop()
@@ -175,6 +225,12 @@ def _model(kind: type[M], answer: httpx.Response) -> M:
         return kind.model_validate_json(answer.content)
     except ValidationError as error:
         raise QueueError(f"{answer.request.method} {answer.request.url.path}: not a {kind.__name__}: {error}") from error
+
+
+def _batch_of(body: bytes) -> BatchReply:
+    """A batch as the API stores it: one zstd frame behind the other."""
+    with zstandard.ZstdDecompressor().stream_reader(body, read_across_frames=True) as reader:
+        return wire.decode(BatchReply, reader.read())
 
 
 def _reason(answer: httpx.Response) -> str:

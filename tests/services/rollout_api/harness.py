@@ -16,9 +16,11 @@ from core.clock import SystemClock
 from core.types import Failure, Message, Reward, Role, ScoredGroup, StopReason, Task, Trajectory, Turn, Update
 from services.bind import claim_socket, make_server, url_of
 from services.rollout_api.app import create_app
-from services.rollout_api.ledger import Limits
+from services.rollout_api.base import Limits
 from services.rollout_api.messages import RunSpec
-from services.rollout_api.store import Store
+from services.rollout_api.queue import GroupQueue
+from services.rollout_api.sqlite import SqliteFile
+from services.rollout_api.store import LedgerStore
 from services.sdk.rollout_client import RolloutClient
 
 MSGPACK = {"Content-Type": "application/msgpack"}
@@ -89,14 +91,14 @@ async def serving(
 ) -> AsyncIterator[str]:
     """The address of a rollout API that runs in this event loop, behind a real socket."""
     clock = SystemClock()
-    store = Store(database, limits, min_free_bytes=min_free_bytes, clock=clock)
+    opened = GroupQueue(LedgerStore(SqliteFile(database, min_free_bytes=min_free_bytes), limits), clock)
     sock = claim_socket("127.0.0.1", 0)
     url = url_of(sock)
 
     async def end_long_polls() -> None:
-        store.stop_waiting()
+        opened.stop_waiting()
 
-    app = create_app(store, clock=clock, token=token, max_body_bytes=max_body_bytes)
+    app = create_app(opened, clock=clock, token=token, max_body_bytes=max_body_bytes)
     server = make_server(app, on_shutdown=end_long_polls)
     running = asyncio.create_task(server.serve(sockets=[sock]))
     while not server.started:

@@ -7,8 +7,9 @@ import pytest
 
 from core.errors import QueueError
 from core.wire import encode
-from services.rollout_api.messages import RunStatus, TakeBatch
-from tests.services.rollout_api.harness import MSGPACK, group, ids, queue, raw, run_spec, update
+from services.rollout_api.messages import GroupFilter, GroupState, RunStatus, TakeBatch
+from services.sdk.rollout_client import RolloutClient
+from tests.services.rollout_api.harness import MSGPACK, group, ids, queue, raw, run_spec, serving, update
 
 
 async def test_too_few_groups_are_no_batch(tmp_path: Path):
@@ -162,11 +163,49 @@ async def test_a_resumed_run_stands_where_its_checkpoint_does(tmp_path: Path):
     assert (run.step, run.policy_version) == (7, 9)
 
 
-async def test_another_run_has_to_wait_for_the_first_one(tmp_path: Path):
+async def test_runs_side_by_side_have_queues_of_their_own(tmp_path: Path):
+    async with serving(tmp_path / "q") as url, RolloutClient(url) as one, RolloutClient(url) as two:
+        await one.open_run(run_spec("one"))
+        await two.open_run(run_spec("two"))
+        await one.post_group(group("a"))
+        await two.post_group(group("b"))
+        batches = [await client.take_batch(1, 0, wait_seconds=0) for client in (two, one)]
+        for client, taken in zip((two, one), batches, strict=True):
+            assert taken is not None
+            await client.acknowledge(taken.batch_id, update())
+        steps = [((await client.status()).run, (await client.status()).counts.trained) for client in (one, two)]
+    assert [ids(taken.groups) for taken in batches if taken is not None] == [["b"], ["a"]]
+    assert [(run.id, run.step, trained) for run, trained in steps if run is not None] == [("one", 1, 1), ("two", 1, 1)]
+
+
+async def test_with_several_runs_open_a_group_has_to_say_whose_it_is(tmp_path: Path):
+    async with serving(tmp_path / "q") as url, RolloutClient(url) as client, RolloutClient(url) as nobodys:
+        for name in ("one", "two"):
+            await client.open_run(run_spec(name))
+        with pytest.raises(QueueError, match=r"409 2 runs are open, name one of them: one, two"):
+            await nobodys.post_group(group("a"))
+
+
+async def test_groups_of_an_older_policy_come_first(tmp_path: Path):
     async with queue(tmp_path / "q") as client:
-        await client.open_run(run_spec("one"))
-        with pytest.raises(QueueError, match="run 'one' is running"):
-            await client.open_run(run_spec("two"))
+        await client.open_run(run_spec(max_staleness=5))
+        for name, version in (("new", 2), ("old", 1), ("newer", 3), ("old too", 1)):
+            await client.post_group(group(name, policy_version=version))
+        taken = await client.take_batch(4, 3)
+    assert taken is not None
+    assert ids(taken.groups) == ["old", "old too", "new", "newer"]
+
+
+async def test_a_batch_that_is_given_back_is_there_at_once(tmp_path: Path):
+    async with queue(tmp_path / "q") as client:
+        await client.open_run(run_spec())
+        await client.post_group(group("a"))
+        taken = await client.take_batch(1, 0, lease_seconds=3600)
+        assert taken is not None
+        await client.return_batch(taken.batch_id)
+        again = await client.take_batch(1, 0, wait_seconds=0)
+    assert again is not None
+    assert ids(again.groups) == ["a"]
 
 
 async def test_a_finished_run_leaves_nothing_to_the_next_one(tmp_path: Path):
@@ -175,8 +214,10 @@ async def test_a_finished_run_leaves_nothing_to_the_next_one(tmp_path: Path):
         await client.post_group(group("a"))
         await client.set_run_status("one", RunStatus.FINISHED)
         run = await client.open_run(run_spec("two"))
-        counts = (await client.status()).counts
-    assert (run.step, counts.queued, counts.dropped) == (0, 0, 1)
+        left = [(counts.queued, counts.dropped) for counts in [(await client.status()).counts]]
+        page = await client.groups(GroupFilter(run="one"))
+    assert (run.step, left) == (0, [(0, 0)])
+    assert [one.state for one in page.groups] == [GroupState.DROPPED]
 
 
 async def test_the_last_acknowledged_step_finishes_the_run(tmp_path: Path):

@@ -8,7 +8,7 @@ from pydantic import SecretStr
 
 from core.errors import ConfigError, PortInUse, QueueError
 from services.bind import claim_socket
-from services.rollout_api.ledger import Limits
+from services.rollout_api.base import Limits
 from services.rollout_api.server import RolloutApiConfig, serve_api
 from services.sdk.rollout_client import RolloutClient
 from tests.services.rollout_api.harness import group, run_spec, serving, update

@@ -6,9 +6,8 @@ from pathlib import Path
 import pytest
 
 from core.errors import QueueError
-from services.rollout_api.demand import groups_to_start
-from services.rollout_api.ledger import Snapshot
-from services.rollout_api.messages import EnvironmentSpec, Run, RunStatus
+from services.rollout_api.demand import shares
+from services.rollout_api.messages import EnvironmentSpec, RunStatus
 from services.sdk.rollout_client import RolloutClient
 from tests.services.rollout_api.harness import group, queue, run_spec, update
 
@@ -106,21 +105,63 @@ async def test_a_newer_question_ends_the_older_one(tmp_path: Path):
             assert (await older).groups == 0
 
 
-def test_environments_share_by_weight():
-    run = Run(
-        id="run",
-        groups_per_batch=8,
-        group_size=2,
-        max_staleness=0,
-        total_steps=9,
-        step=0,
-        policy_version=0,
-        status=RunStatus.RUNNING,
-    )
-    environments = {"light": EnvironmentSpec(weight=1), "heavy": EnvironmentSpec(weight=3), "silent": EnvironmentSpec(weight=9)}
-    snapshot = Snapshot(run, None, environments, {})
-    running = {"light": 0, "heavy": 0}
-    assert [groups_to_start(name, snapshot, running) for name in running] == [2, 6]
+async def test_environments_that_are_heard_of_share_by_weight(tmp_path: Path):
+    async with queue(tmp_path / "q") as client:
+        for name, weight in (("light", 1.0), ("heavy", 3.0), ("silent", 9.0)):
+            await client.register_environment(name, weight=weight)
+        for name in ("light", "heavy"):
+            await groups_of(client, environment=name)
+        await client.open_run(run_spec(batch=8))
+        assert [await groups_of(client, environment=name) for name in ("light", "heavy")] == [2, 6]
+
+
+def specs(**weights_and_minima: tuple[float, float]) -> dict[str, EnvironmentSpec]:
+    return {name: EnvironmentSpec(weight=weight, min_share=least) for name, (weight, least) in weights_and_minima.items()}
+
+
+@pytest.mark.parametrize(
+    ("environments", "expected"),
+    [
+        (specs(a=(1, 0), b=(3, 0)), {"a": 0.25, "b": 0.75}),
+        (specs(a=(1, 0.5), b=(3, 0), c=(1, 0)), {"a": 0.5, "b": 0.375, "c": 0.125}),
+        (specs(a=(1, 0.9), b=(1, 0.9)), {"a": 0.5, "b": 0.5}),
+        (specs(a=(1, 1.0), b=(1, 0)), {"a": 1.0, "b": 0.0}),
+    ],
+    ids=["weights", "a minimum", "minima that do not fit", "all of it"],
+)
+def test_no_share_is_below_its_minimum(environments: dict[str, EnvironmentSpec], expected: dict[str, float]):
+    assert shares(environments) == pytest.approx(expected)
+
+
+async def test_an_environment_that_has_its_share_leaves_the_rest_to_others(tmp_path: Path):
+    async with queue(tmp_path / "q") as client:
+        await client.register_environment("few", weight=0.01, min_share=0.5)
+        for name in ("few", "sums"):
+            await groups_of(client, environment=name)
+        await client.open_run(run_spec(batch=4))
+        assert await groups_of(client, environment="few", running=2) == 0
+        assert await groups_of(client) == 2
+
+
+async def test_a_server_that_waits_for_a_run_is_told_when_it_opens(tmp_path: Path):
+    async with queue(tmp_path / "q") as client:
+        waiting = asyncio.create_task(client.demand("sums", 0, wait_seconds=60))
+        await asyncio.sleep(0.1)
+        await client.open_run(run_spec(batch=3))
+        async with asyncio.timeout(20):  # far less than the 60 seconds that it may wait
+            assert (await waiting).groups == 3
+
+
+async def test_each_run_has_a_demand_of_its_own(tmp_path: Path):
+    async with queue(tmp_path / "q") as client:
+        for name, batch in (("one", 2), ("two", 5)):
+            await client.open_run(run_spec(name, batch=batch))
+        url = str(client._http.base_url)
+        found = []
+        for name in ("one", "two"):
+            async with RolloutClient(url, run=name) as of_run:
+                found.append(await groups_of(of_run))
+    assert found == [2, 5]
 
 
 async def test_an_environments_own_group_size_wins_over_the_runs(tmp_path: Path):

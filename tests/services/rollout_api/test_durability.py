@@ -8,11 +8,11 @@ from pathlib import Path
 import httpx
 import pytest
 
-from core.clock import SystemClock
 from core.errors import ConfigError
 from core.wire import encode
-from services.rollout_api.ledger import Limits
-from services.rollout_api.store import Store
+from services.rollout_api.base import Limits
+from services.rollout_api.sqlite import SqliteFile
+from services.rollout_api.store import LedgerStore
 from services.sdk.rollout_client import RolloutClient
 from tests.services.rollout_api.harness import MSGPACK, ApiProcess, group, ids, run_spec, turn, update
 
@@ -155,10 +155,10 @@ def test_two_servers_cannot_share_a_database(tmp_path: Path):
         ApiProcess(tmp_path / "q"),
         pytest.raises(ConfigError, match="in use by another rollout API"),
     ):
-        Store(tmp_path / "q", Limits(1, 1), min_free_bytes=0, clock=SystemClock())
+        LedgerStore(SqliteFile(tmp_path / "q", min_free_bytes=0), Limits(1, 1))
 
 
 def test_a_file_that_is_no_database_is_refused(tmp_path: Path):
     (tmp_path / "q").write_text("not a database, but long enough to look at\n" * 50)
     with pytest.raises(ConfigError, match="not a database"):
-        Store(tmp_path / "q", Limits(1, 1), min_free_bytes=0, clock=SystemClock())
+        LedgerStore(SqliteFile(tmp_path / "q", min_free_bytes=0), Limits(1, 1))

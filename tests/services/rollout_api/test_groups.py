@@ -92,4 +92,4 @@ async def test_metrics_name_every_state(tmp_path: Path):
     async with raw(tmp_path / "q") as http:
         await http.post("/v1/groups", content=encode(group("a")), headers=MSGPACK)
         text = (await http.get("/metrics")).text
-    assert 'natgym_groups{state="queued"} 1' in text.splitlines()
+    assert 'natgym_groups{run="",state="queued"} 1' in text.splitlines()

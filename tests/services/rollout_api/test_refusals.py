@@ -8,7 +8,7 @@ import pytest
 from pydantic import SecretStr
 
 from core.wire import encode, pack
-from services.rollout_api.ledger import Limits
+from services.rollout_api.base import Limits
 from services.rollout_api.messages import EnvironmentSpec
 from tests.services.rollout_api.harness import MSGPACK, group, raw, run_spec, turn, update
 
@@ -83,7 +83,7 @@ async def test_what_is_not_json_is_400(tmp_path: Path, body: bytes):
 
 
 @pytest.mark.parametrize(
-    "headers", [{"Content-Type": "text/plain"}, {}, {**MSGPACK, "Content-Encoding": "gzip"}], ids=["text", "none", "gzip"]
+    "headers", [{"Content-Type": "text/plain"}, {}, {**MSGPACK, "Content-Encoding": "br"}], ids=["text", "none", "br"]
 )
 async def test_other_media_types_are_415(tmp_path: Path, headers: dict[str, str]):
     async with raw(tmp_path / "q") as http:
@@ -149,7 +149,7 @@ async def test_the_token_opens_the_door(tmp_path: Path):
     ("method", "path", "status"),
     [
         ("GET", "/v1/nothing", 404),
-        ("GET", "/v1/groups", 405),
+        ("DELETE", "/v1/groups", 405),
         ("GET", "/v1/demand", 422),
         ("GET", "/v1/demand?environment=sums&running=-1", 422),
         ("GET", "/v1/demand?environment=sums&running=1&wait_seconds=nan", 422),
@@ -160,7 +160,7 @@ async def test_wrong_questions_are_answered_in_json(tmp_path: Path, method: str,
     async with raw(tmp_path / "q") as http:
         answer = await http.request(method, path)
     assert answer.status_code == status
-    assert set(answer.json()) == {"error"}
+    assert set(answer.json()) == {"error", "request_id"}
 
 
 async def test_an_update_with_nan_is_refused(tmp_path: Path):
@@ -191,9 +191,10 @@ async def test_an_environment_name_may_be_anything_that_fits(tmp_path: Path):
             await http.put(f"/v1/environments/{name}", content=body, headers=MSGPACK)
             for name in ("a%22%5Cb", "x%2Fy", "x" * 201)
         ]
+        await http.get("/v1/demand", params={"environment": 'a"\\b', "running": 3})
         text = (await http.get("/metrics")).text
     assert [answer.status_code for answer in answers] == [200, 200, 422]
-    assert 'natgym_running_groups{environment="a\\"\\\\b"} 0' in text.splitlines()
+    assert 'natgym_running_groups{run="",environment="a\\"\\\\b"} 3' in text.splitlines()
 
 
 async def test_damaged_bodies_never_break_the_server(tmp_path: Path):

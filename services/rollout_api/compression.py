@@ -1,0 +1,105 @@
+"""Compressed bodies: one zstd frame for each stored group, and what clients send, with a bound on what comes out."""
+
+import asyncio
+import hashlib
+import zlib
+from collections.abc import AsyncIterable, AsyncIterator
+from threading import local
+
+import zstandard
+
+from services.rollout_api.base import Parcel, Sealed
+from services.rollout_api.refusals import BodyTooLarge, Refusal, WrongMediaType
+
+LEVEL = 1  # ids shrink by a third, logprobs hardly; higher levels cost several times as much for a hundredth
+MAX_WINDOW_BYTES = 8 << 20  # what a decoder has to hold back; RFC 8878 wants every decoder to manage that much
+ENCODINGS = ("identity", "gzip", "zstd")
+
+_of_thread = local()
+
+
+def seal(parcel: Parcel) -> Sealed:
+    """The parcel as it is stored. Takes a moment for large bodies, during which other threads run."""
+    digest = hashlib.sha256(parcel.body).digest()[:16]
+    return Sealed(parcel, frame_of(parcel.body), digest)
+
+
+def frame_of(body: bytes) -> bytes:
+    """One zstd frame. Frames behind each other are a valid stream of the bodies behind each other."""
+    if not hasattr(_of_thread, "compressor"):
+        _of_thread.compressor = zstandard.ZstdCompressor(level=LEVEL)
+    return _of_thread.compressor.compress(body)
+
+
+def body_of(frame: bytes) -> bytes:
+    """What `frame_of` was given."""
+    if not hasattr(_of_thread, "decompressor"):
+        _of_thread.decompressor = zstandard.ZstdDecompressor()
+    return _of_thread.decompressor.decompress(frame)
+
+
+async def one_frame(parts: AsyncIterable[bytes]) -> AsyncIterator[bytes]:
+    """A stream as one zstd frame, as the content-encoding zstd of a response."""
+    compressor = zstandard.ZstdCompressor(level=LEVEL).compressobj()
+    async for part in parts:
+        if compressed := await asyncio.to_thread(compressor.compress, part):
+            yield compressed
+    yield compressor.flush()
+
+
+def inflated(body: bytes, encoding: str, max_bytes: int) -> bytes:
+    """A request's body as it was before that content-encoding.
+
+    Raises WrongMediaType for an encoding that is not spoken, Refusal for a damaged body, and BodyTooLarge as soon as
+    more than `max_bytes` come out.
+    """
+    if encoding == "identity":
+        return body
+    try:
+        if encoding == "gzip":
+            return _from_gzip(body, max_bytes)
+        if encoding == "zstd":
+            return _from_zstd(body, max_bytes)
+    except (zlib.error, zstandard.ZstdError, MemoryError) as error:
+        raise Refusal(f"the body is not whole {encoding}: {str(error)[:200]}") from error
+    raise WrongMediaType(f"content-encoding {encoding[:40]!r}; known: {', '.join(ENCODINGS)}")
+
+
+def _from_gzip(body: bytes, max_bytes: int) -> bytes:
+    parts: list[bytes] = []
+    room = max_bytes
+    while body:
+        member = zlib.decompressobj(wbits=31)
+        part = member.decompress(body, room + 1)
+        if len(part) > room:
+            raise _too_large(max_bytes)
+        if not member.eof:
+            raise zlib.error("it ends too early")
+        parts.append(part)
+        room -= len(part)
+        body = member.unused_data
+    return b"".join(parts)
+
+
+def _from_zstd(body: bytes, max_bytes: int) -> bytes:
+    # the size in a frame's head is only the sender's word, and would be reserved
+    if zstandard.frame_content_size(body) > max_bytes:
+        raise _too_large(max_bytes)
+    decompressor = zstandard.ZstdDecompressor(max_window_size=MAX_WINDOW_BYTES).decompressobj()
+    parts: list[bytes] = []
+    size = 0
+    for start in range(0, len(body), 4096):  # a little in is at most a few MiB out
+        part = decompressor.decompress(body[start : start + 4096])
+        size += len(part)
+        if size > max_bytes:
+            raise _too_large(max_bytes)
+        parts.append(part)
+        if decompressor.eof:
+            if decompressor.unused_data or start + 4096 < len(body):
+                raise zstandard.ZstdError("something follows its only frame")
+            return b"".join(parts)
+    raise zstandard.ZstdError("it ends too early")
+
+
+def _too_large(max_bytes: int) -> BodyTooLarge:
+    return BodyTooLarge(f"the body inflates to more than the {max_bytes} bytes that are allowed")
