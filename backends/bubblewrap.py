@@ -3,6 +3,7 @@
 import sys
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
+from typing import NamedTuple
 
 from backends.agent_bundle import compiled_agent, compiled_command
 from backends.base import SandboxSpec
@@ -51,33 +52,58 @@ def forbidden_by(message: str) -> str | None:
 
 def binds(spec: SandboxSpec) -> dict[str, str]:
     """What is shown read only: host path -> path inside. Raises ConfigError for one that cannot be shown."""
-    for source, inside in spec.readonly.items():
-        parts = Path(inside).parts
-        if not inside.startswith("/") or len(parts) < 2 or ".." in parts or parts[1] in ("proc", "dev"):
-            raise ConfigError(f"sandbox path {inside}: expected an absolute path outside of /proc and /dev")
+    refuse_places(spec)
+    for source in spec.readonly:
         if not Path(source).exists():
             raise ConfigError(f"sandbox path {source}: does not exist; expected a path of this machine")
     return {**_python_prefix(), **spec.readonly}
 
 
-def walls(spec: SandboxSpec, shown: Mapping[str, str], memory: Callable[[bytes], str]) -> Iterator[Sequence[str]]:
+def refuse_places(spec: SandboxSpec) -> None:
+    """Raises ConfigError for a place in the sandbox where nothing can be shown."""
+    for inside in spec.readonly.values():
+        parts = Path(inside).parts
+        if not inside.startswith("/") or len(parts) < 2 or ".." in parts or parts[1] in ("proc", "dev"):
+            raise ConfigError(f"sandbox path {inside}: expected an absolute path outside of /proc and /dev")
+
+
+class Machine(NamedTuple):
+    """What the walls are built from, on the machine where they stand."""
+
+    kind: str
+    """What `uname -m` prints there; empty: this one."""
+    system: Mapping[str, str]
+    """Those of SYSTEM that are there: path -> what it is a symbolic link to, empty for a directory."""
+    agent: bytes
+
+
+def this_machine() -> Machine:
+    """The one that we run on."""
+    system = {path: _link(Path(path)) for path in SYSTEM if Path(path).is_dir() or Path(path).is_symlink()}
+    return Machine("", system, compiled_agent(str(system_python())))
+
+
+def walls(
+    spec: SandboxSpec, shown: Mapping[str, str], memory: Callable[[bytes], str], machine: Machine | None = None
+) -> Iterator[Sequence[str]]:
     """The options for one sandbox, in the order in which bubblewrap builds the root directory.
 
     `shown` is what `binds` returned, its sources moved or not; `memory` gives the number of a descriptor of a file
-    with those bytes.
+    with those bytes. `machine`: by default this one.
     """
+    machine = machine or this_machine()
     yield "--unshare-all", "--unshare-user", "--uid", USER, "--gid", USER, "--cap-drop", "ALL"
     yield "--die-with-parent", "--new-session", "--as-pid-1", "--clearenv", "--hostname", "sandbox"
     if not spec.nested_namespaces:
         yield ("--disable-userns",)
-    if (program := filter_program()) is not None:
+    if (program := filter_program(machine.kind)) is not None:
         yield "--seccomp", memory(program)
     for directory in ("/etc", "/etc/ssl", "/run"):
         yield "--perms", "0755", "--dir", directory
-    yield from _system()
+    yield from _system(machine.system)
     for path, text in FILES.items():
         yield "--perms", "0444", "--file", memory(text.encode()), path
-    yield "--perms", "0444", "--file", memory(compiled_agent(str(system_python()))), AGENT
+    yield "--perms", "0444", "--file", memory(machine.agent), AGENT
     yield "--proc", "/proc", "--dev", "/dev"
     yield "--size", str(SHM_BYTES), "--tmpfs", "/dev/shm", "--remount-ro", "/dev"  # noqa: S108
     yield "--size", str(spec.disk_mib * MIB), "--tmpfs", "/tmp"  # noqa: S108
@@ -88,12 +114,13 @@ def walls(spec: SandboxSpec, shown: Mapping[str, str], memory: Callable[[bytes],
     yield "--remount-ro", "/", "--chdir", "/"
 
 
-def _system() -> Iterator[Sequence[str]]:
-    for path in map(Path, SYSTEM):
-        if path.is_symlink():
-            yield "--symlink", str(path.readlink()), str(path)
-        elif path.is_dir():
-            yield "--ro-bind", str(path), str(path)
+def _link(path: Path) -> str:
+    return str(path.readlink()) if path.is_symlink() else ""
+
+
+def _system(system: Mapping[str, str]) -> Iterator[Sequence[str]]:
+    for path, target in system.items():
+        yield ("--symlink", target, path) if target else ("--ro-bind", path, path)
     for path in ETC:
         yield "--ro-bind-try", path, path
 
