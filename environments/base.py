@@ -125,5 +125,11 @@ def wrong_answers(task: Task, answers: Mapping[str, Sequence[str]], at_most: flo
 
 
 ENVIRONMENTS: Registry[Callable[..., Environment]] = Registry(
-    "environment", {"nat_agent": "environments.nat_agent.environment:NatAgent"}
+    "environment",
+    {
+        "gsm8k": "environments.gsm8k:Gsm8k",
+        "nat_agent": "environments.nat_agent.environment:NatAgent",
+        "reverse_text": "environments.reverse_text:ReverseText",
+        "terminal_tasks": "environments.terminal_tasks:TerminalTasks",
+    },
 )

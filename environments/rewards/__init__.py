@@ -1,0 +1,1 @@
+"""Ways to tell right answers from wrong ones that more than one environment may use."""
