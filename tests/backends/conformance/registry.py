@@ -15,7 +15,9 @@ from backends.unsafe_local import UnsafeLocalBackend
 Runtime = Callable[[], AbstractAsyncContextManager[Backend]]
 
 RUNTIMES = {
+    "docker": "tests.backends.dockerd:docker",
     "local": "tests.backends.conformance.registry:local",
+    "singularity": "tests.backends.apptainer:singularity",
     "unsafe-local": "tests.backends.conformance.registry:unsafe_local",
 }
 """Name of a backend -> module:attribute of its Runtime, imported when its first case runs."""

@@ -1,0 +1,118 @@
+"""A docker daemon for the tests: the one that runs here, or one of their own, which ends with them."""
+
+import atexit
+import os
+import shutil
+import signal
+import socket
+import subprocess
+import time
+from collections.abc import AsyncIterator, Iterator
+from contextlib import ExitStack, asynccontextmanager, contextmanager
+from functools import cache
+from pathlib import Path
+from tempfile import TemporaryDirectory
+
+import pytest
+
+from backends.base import Capabilities
+from backends.docker import DockerBackend
+from core.errors import MissingRuntime
+
+RUNNING = Path("/var/run/docker.sock")
+START_SECONDS = 60
+END_SECONDS = 30
+QUIET = ("--iptables=false", "--ip6tables=false", "--bridge=none")
+"""A daemon that leaves the machine's network alone; its containers have none, or their own."""
+
+
+@contextmanager
+def docker_daemon() -> Iterator[str]:
+    """The address of a daemon. Raises MissingRuntime."""
+    if "DOCKER_HOST" in os.environ:
+        yield os.environ["DOCKER_HOST"]
+    elif answers(RUNNING):
+        yield f"unix://{RUNNING}"
+    elif shutil.which("dockerd") is None:
+        raise MissingRuntime("no daemon runs and dockerd is not installed (apt-get install docker.io)")
+    elif os.geteuid() != 0:
+        raise MissingRuntime("no daemon runs and only root can start one (systemctl start docker)")
+    else:
+        # the path of a socket holds about 100 characters, so this is not pytest's own directory
+        with TemporaryDirectory(prefix="natgym-dockerd-", ignore_cleanup_errors=True) as directory:
+            yield from _started(Path(directory))
+
+
+@cache
+def shared_daemon() -> str:
+    """The address of one daemon for all tests. Raises MissingRuntime."""
+    daemon = ExitStack()
+    address = daemon.enter_context(docker_daemon())
+    atexit.register(daemon.close)
+    return address
+
+
+@asynccontextmanager
+async def docker() -> AsyncIterator[DockerBackend]:
+    """The backend on that daemon, as a user's process would find it: by DOCKER_HOST."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("DOCKER_HOST", shared_daemon())
+        backend = ProbedOnce()
+        try:
+            yield backend
+        finally:
+            await backend.aclose()
+
+
+class ProbedOnce(DockerBackend):
+    """A daemon does not change what it enforces between two tests, and asking it takes a second."""
+
+    async def probe(self) -> Capabilities:
+        """See Backend.probe."""
+        if not _probed:
+            _probed.append(await super().probe())
+        return _probed[0]
+
+
+_probed: list[Capabilities] = []
+
+
+def answers(path: Path) -> bool:
+    """Whether a daemon listens there."""
+    with socket.socket(socket.AF_UNIX) as link:
+        link.settimeout(5)
+        try:
+            link.connect(str(path))
+            link.sendall(b"GET /_ping HTTP/1.0\r\nHost: docker\r\n\r\n")
+            return link.recv(64).startswith(b"HTTP/1.0 200")
+        except OSError:
+            return False
+
+
+def _started(directory: Path) -> Iterator[str]:
+    log, address = directory / "log", directory / "docker.sock"
+    places = {"data-root": "data", "exec-root": "exec", "pidfile": "pid"}
+    command = ["dockerd", f"--host=unix://{address}", *QUIET, *(f"--{name}={directory / at}" for name, at in places.items())]
+    with log.open("wb") as out:
+        daemon = subprocess.Popen(
+            ["setpriv", "--pdeathsig", "TERM", *command],  # it goes with these tests, however they end
+            stdin=subprocess.DEVNULL,
+            stdout=out,
+            stderr=out,
+            start_new_session=True,
+        )
+    try:
+        deadline = time.monotonic() + START_SECONDS
+        while not answers(address):
+            if daemon.poll() is not None or time.monotonic() > deadline:
+                last = log.read_text(errors="replace").strip().splitlines()[-1:]
+                raise MissingRuntime(f"dockerd does not start here: {last}")
+            time.sleep(0.1)
+        yield f"unix://{address}"
+    finally:
+        daemon.send_signal(signal.SIGTERM)
+        try:
+            daemon.wait(END_SECONDS)
+        except subprocess.TimeoutExpired:
+            daemon.kill()
+            daemon.wait()
