@@ -18,6 +18,7 @@ from services.bind import claim_socket, make_server, url_of
 from services.rollout_api.app import create_app
 from services.rollout_api.base import Limits
 from services.rollout_api.messages import RunSpec
+from services.rollout_api.postgres import PostgresServer
 from services.rollout_api.queue import GroupQueue
 from services.rollout_api.sqlite import SqliteFile
 from services.rollout_api.store import LedgerStore
@@ -82,7 +83,7 @@ def ids(groups: Sequence[ScoredGroup]) -> list[str]:
 
 @asynccontextmanager
 async def serving(
-    database: Path,
+    database: Path | str,
     *,
     limits: Limits = ROOMY,
     min_free_bytes: int = 0,
@@ -91,7 +92,9 @@ async def serving(
 ) -> AsyncIterator[str]:
     """The address of a rollout API that runs in this event loop, behind a real socket."""
     clock = SystemClock()
-    opened = GroupQueue(LedgerStore(SqliteFile(database, min_free_bytes=min_free_bytes), limits), clock)
+    file = isinstance(database, Path)
+    connector = SqliteFile(database, min_free_bytes=min_free_bytes) if file else PostgresServer(database)
+    opened = GroupQueue(LedgerStore(connector, limits), clock)
     sock = claim_socket("127.0.0.1", 0)
     url = url_of(sock)
 
@@ -111,7 +114,7 @@ async def serving(
 
 
 @asynccontextmanager
-async def queue(database: Path, **options: Limits | int) -> AsyncIterator[RolloutClient]:
+async def queue(database: Path | str, **options: Limits | int) -> AsyncIterator[RolloutClient]:
     """A client of a rollout API of its own, with the environment `sums` registered."""
     async with serving(database, **options) as url, RolloutClient(url, retry_seconds=0.0) as client:  # type: ignore[arg-type]
         await client.register_environment("sums")
@@ -128,7 +131,7 @@ async def raw(database: Path, **options: Limits | int | SecretStr) -> AsyncItera
 class ApiProcess:
     """`natgym serve api` as a process that can be killed and started again. `within`: a command that runs its command."""
 
-    def __init__(self, database: Path, *, min_free_mib: int = 0, within: Sequence[str] = ()) -> None:
+    def __init__(self, database: Path | str, *, min_free_mib: int = 0, within: Sequence[str] = ()) -> None:
         self._database, self._min_free_mib, self._within = database, min_free_mib, within
         self.url = ""
 
