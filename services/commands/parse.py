@@ -59,7 +59,7 @@ def run(arguments: argparse.Namespace, settings: Settings) -> int:
 def format_table() -> str:
     """Every format as a row of a Markdown table, made from the registry; docs/tool-call-formats.md holds it."""
     from tool_call_parsers.base import PARSERS
-    from trainer.inference.constraints import SHAPES
+    from trainer.inference.call_grammars import SHAPES
 
     others = {name: sorted(alias for alias, formal in PARSERS.aliases.items() if formal == name) for name in PARSERS.table}
     rows = [

@@ -14,38 +14,13 @@ from core.types import JsonObject, TokenIds
 from tool_call_parsers.encoding import FastEncoding
 from tool_call_parsers.reader import CompletionReader
 from trainer.inference.base import TokenConstraint
+from trainer.inference.call_grammars import SHAPES, CallShape, ElementRules, Rules
 
 if TYPE_CHECKING:
     from llguidance import LLMatcher, LLTokenizer
 
 INSTALL = "constrained sampling needs the package llguidance: pip install 'natgym[constrained]'"
 ANY_OBJECT: JsonObject = {"type": "object"}
-
-
-class CallShape(NamedTuple):
-    """How a format writes calls, in pieces: begin, name, arguments as JSON, end; all calls between `open` and `close`."""
-
-    begin: str
-    arguments: str
-    end: str
-    between: str = ""
-    open: str = ""
-    close: str = ""
-
-
-SHAPES: dict[str, CallShape] = {
-    "hermes": CallShape('<tool_call>\n{"name": "', '", "arguments": ', "}\n</tool_call>", between="\n"),
-    "longcat": CallShape('<longcat_tool_call>{"name": "', '", "arguments": ', "}</longcat_tool_call>", between="\n"),
-    "mistral": CallShape("[TOOL_CALLS]", "[ARGS]", ""),
-    "deepseek_v31": CallShape(
-        "<｜tool▁call▁begin｜>",  # noqa: RUF001
-        "<｜tool▁sep｜>",  # noqa: RUF001
-        "<｜tool▁call▁end｜>",  # noqa: RUF001
-        open="<｜tool▁calls▁begin｜>",  # noqa: RUF001
-        close="<｜tool▁calls▁end｜>",  # noqa: RUF001
-    ),
-}
-"""Formats whose arguments are JSON, by the name of their parser."""
 
 
 class AllowedCall(NamedTuple):
@@ -108,43 +83,45 @@ class Constrainer:
         return self._prepared
 
     def _grammar(self, shape: CallShape, demand: Demand, in_reasoning: bool) -> str:
-        """In llguidance's dialect of Lark."""
-        rules = ["%llguidance {}"]
-        calls = [
-            f"call_{number}: {self._literal(f'{shape.begin}{_in_json(call.name)}{shape.arguments}')} "
-            f"%json {json.dumps(call.schema)} {self._literal(shape.end)}"
-            for number, call in enumerate(demand.calls)
-        ]
-        more = f"({self._literal(shape.between)} call)*" if demand.parallel else ""
-        rules.append(f"calls: {self._literal(shape.open)} call {more} {self._literal(shape.close)}")
-        rules.append("call: " + " | ".join(f"call_{number}" for number in range(len(calls))))
+        """In llguidance's dialect of Lark. Raises UserError for what it cannot say."""
+        renderer = self._reader.renderer
+        rules = Rules(renderer.markers, renderer.encoding.index)
+        calls = [self._call(rules, shape, call) for call in demand.calls]
+        call = rules.rule(" | ".join(calls))
+        more = f"({rules.literal(shape.between)} {call})*" if demand.parallel and shape.several else ""
+        told = rules.rule(f"{rules.literal(shape.open)} {call} {more} {rules.literal(shape.close)}")
+        thought = self._thought(rules, shape, in_reasoning)
         if demand.required:
-            body = "calls"
-        else:
-            body = "said? TEXT" if not demand.parallel else "said* TEXT"
-            rules.append("said: TEXT calls")
-        rules.append(f"start: {self._thought(in_reasoning)} {body}")
-        return "\n".join((*rules, *calls, "TEXT: /(.|\\n)*/", "BLANK: /[ \\n]*/")) + "\n"
+            return rules.text(f"{thought} {told}")
+        if shape.answer:
+            return rules.text(f"{thought} ({rules.literal(shape.answer)} TEXT | {told})")
+        if not rules.literal(shape.open or shape.begin).startswith("<["):
+            raise UserError(
+                f"strict tools need a tool_choice with {self._reader.parser.name!r} and this tokenizer: "
+                "their calls begin with ordinary text, which may stand in any answer"
+            )
+        said = rules.rule(f"TEXT {told}")
+        return rules.text(f"{thought} {said}{'*' if demand.parallel and shape.several else '?'} TEXT")
 
-    def _thought(self, in_reasoning: bool) -> str:
+    def _call(self, rules: Rules, shape: CallShape, call: AllowedCall) -> str:
+        """The name of the rule of one tool's calls."""
+        begin = rules.literal(f"{shape.begin}{_in_json(call.name)}{shape.arguments}")
+        if shape.elements is None:
+            arguments = f"%json {json.dumps(call.schema)}"
+        else:
+            arguments = ElementRules(rules, shape.elements, call.schema).arguments(call.schema)
+        return rules.rule(f"{begin} {arguments} {rules.literal(shape.end)}")
+
+    def _thought(self, rules: Rules, shape: CallShape, in_reasoning: bool) -> str:
         """Reasoning before the rest: its end where the prompt opened it, else a whole block or none."""
         form = self._reader.reasoning
-        if form.kept_in_content or not form.openers or not form.closers:
+        if shape.thought is None and (form.kept_in_content or not form.openers or not form.closers):
             return ""
-        opener, closer = self._literal(form.openers[0]), self._literal(form.closers[0])
+        around = shape.thought or (form.openers[0], form.closers[0])
+        opener, closer = (rules.literal(one) for one in around)
         if not (opener.startswith("<[") and closer.startswith("<[")):
             return ""  # markers of ordinary tokens: free text may hold them
         return f"TEXT {closer} BLANK" if in_reasoning else f"({opener} TEXT {closer} BLANK)?"
-
-    def _literal(self, text: str) -> str:
-        """A text as terminals: markers that are tokens of their own by id, the rest as strings."""
-        parts: list[str] = []
-        position = 0
-        for match in self._reader.renderer.markers.finditer(text):
-            parts.append(_quoted(text[position : match.start()]))
-            parts.append(f"<[{self._reader.renderer.encoding.index(match.group())}]>")
-            position = match.end()
-        return " ".join(filter(None, (*parts, _quoted(text[position:]))))
 
 
 class _Mask:
@@ -162,10 +139,6 @@ class _Mask:
 
     def accept(self, token: int) -> None:
         self._matcher.consume_token(token)
-
-
-def _quoted(text: str) -> str:
-    return json.dumps(text, ensure_ascii=False) if text else ""
 
 
 def _in_json(name: str) -> str:
