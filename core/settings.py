@@ -26,6 +26,12 @@ class Settings(Value):
     """Interpreter of the NAT runtime's own environment; `make nat` makes it."""
     api_token: SecretStr | None = None
     """Bearer token that the services want from each other; required where they listen beyond loopback."""
+    environment_token: SecretStr | None = None
+    """Bearer token with which environment servers may do their part at the rollout API, and nothing else."""
+    trainer_token: SecretStr | None = None
+    """The same for trainers."""
+    reader_token: SecretStr | None = None
+    """The same for those that only look."""
     openai_api_key: SecretStr | None = None
     """Key of a remote OpenAI-compatible server, where a policy or planner uses one."""
     exa_api_key: SecretStr | None = None

@@ -37,6 +37,11 @@ def is_loopback(host: str) -> bool:
         return False
 
 
+def host_is_loopback(header: str) -> bool:
+    """Whether a Host header, which may hold a port, names this machine."""
+    return is_loopback(_without_port(header))
+
+
 def check_bind(host: str, token: SecretStr | None) -> None:
     """Refuse an address that others can reach while there is no token. Raises ConfigError."""
     if is_loopback(host):
@@ -112,7 +117,7 @@ class BearerAuth:
         headers = Headers(scope=scope)
         if self._expected is None:
             host = headers.get("host", "")
-            if is_loopback(_without_port(host)):
+            if host_is_loopback(host):
                 return await self._app(scope, receive, send)
             return await _refuse(403, f"host {host[:100]!r} is not this machine; set a token to serve others")(
                 scope, receive, send

@@ -67,15 +67,17 @@ def _refuse_others(arguments: argparse.Namespace) -> None:
 
 
 def _serve_api(arguments: argparse.Namespace, settings: Settings) -> None:
+    from services.rollout_api.access import Tokens
     from services.rollout_api.server import RolloutApiConfig, serve_api
 
     file = run_file(arguments, NAT_SMALL).with_flags(
         api__host=arguments.host, api__port=arguments.port, api__database=arguments.database
     )
-    serve_api(file.section("api", RolloutApiConfig), settings.api_token)
+    serve_api(file.section("api", RolloutApiConfig), Tokens.of(settings))
 
 
 def _serve_trainer(arguments: argparse.Namespace, settings: Settings) -> None:
+    from services.rollout_api.access import Role, Tokens
     from services.trainer_server.config import TrainerServerConfig
     from services.trainer_server.server import serve_trainer
 
@@ -86,7 +88,8 @@ def _serve_trainer(arguments: argparse.Namespace, settings: Settings) -> None:
         trainer__model=arguments.model,
         trainer__out=arguments.out,
     )
-    serve_trainer(file.section("trainer", TrainerServerConfig), settings.api_token, resume=arguments.resume)
+    config, rollout_token = file.section("trainer", TrainerServerConfig), Tokens.of(settings).for_role(Role.TRAINER)
+    serve_trainer(config, settings.api_token, rollout_token, resume=arguments.resume)
 
 
 def _serve_env(arguments: argparse.Namespace, settings: Settings) -> None:

@@ -12,6 +12,7 @@ from services.environment_server.record import GroupFile
 from services.environment_server.server import EnvironmentServer, health_of
 from services.policies import policy_at
 from services.ready import wait_until_ready
+from services.rollout_api.access import Role, Tokens
 from services.run_file import RunFile
 from services.sdk.rollout_client import RolloutClient
 
@@ -33,7 +34,8 @@ async def serve_environment(name: str, file: RunFile, settings: Settings, record
 async def environment_server(name: str, file: RunFile, settings: Settings) -> AsyncIterator[EnvironmentServer]:
     """A server that can play: its policy answers, its backend works. Everything that it opened is closed afterwards."""
     config, url = file.section("rollouts", RolloutsConfig), policy_url_of(file)
-    async with RolloutClient(config.api_url, settings.api_token, retry_seconds=RETRY_SECONDS) as client:
+    token = Tokens.of(settings).for_role(Role.ENVIRONMENT)
+    async with RolloutClient(config.api_url, token, retry_seconds=RETRY_SECONDS) as client:
         await wait_until_ready(health_of(url), "the policy")
         async with open_arena(name, file, settings, await policy_at(url, file, settings)) as arena:
             yield EnvironmentServer(arena, client, config, url)

@@ -3,7 +3,6 @@
 from collections.abc import AsyncIterator, Awaitable, Callable, Mapping
 from contextlib import asynccontextmanager
 
-from pydantic import SecretStr
 from starlette.applications import Starlette
 from starlette.exceptions import HTTPException
 from starlette.requests import ClientDisconnect, Request
@@ -11,7 +10,7 @@ from starlette.responses import Response
 
 from core.clock import Clock
 from core.logs import get_logger
-from services.bind import BearerAuth
+from services.rollout_api.access import Access, Tokens
 from services.rollout_api.answers import error_answer
 from services.rollout_api.atropos import AtroposRoutes
 from services.rollout_api.queue import GroupQueue
@@ -22,7 +21,7 @@ from services.rollout_api.routes import Routes
 log = get_logger("rollout_api")
 
 
-def create_app(queue: GroupQueue, *, clock: Clock, token: SecretStr | None, max_body_bytes: int) -> BearerAuth:
+def create_app(queue: GroupQueue, *, clock: Clock, tokens: Tokens, max_body_bytes: int) -> Access:
     """The ASGI application over one queue, which it opens at startup and closes at shutdown."""
     atropos = AtroposRoutes(queue, clock, max_body_bytes)
     routes = [
@@ -38,7 +37,7 @@ def create_app(queue: GroupQueue, *, clock: Clock, token: SecretStr | None, max_
             yield
 
     app = Starlette(routes=routes, lifespan=lifespan, exception_handlers=HANDLERS)
-    return BearerAuth(app, token)
+    return Access(app, tokens)
 
 
 async def _refused(request: Request, error: Exception) -> Response:

@@ -2,12 +2,13 @@
 
 from pathlib import Path
 
-from pydantic import Field, SecretStr
+from pydantic import Field
 
 from core.clock import SystemClock
 from core.config import Config
 from core.errors import ConfigError
-from services.bind import check_bind, claim_socket, run_server, url_of
+from services.bind import claim_socket, run_server, url_of
+from services.rollout_api.access import Tokens
 from services.rollout_api.app import create_app
 from services.rollout_api.base import Limits
 from services.rollout_api.database import Connector
@@ -33,18 +34,19 @@ class RolloutApiConfig(Config):
     max_database_mib: int | None = Field(default=None, ge=1, description="size of the database above which they are")
 
 
-def serve_api(config: RolloutApiConfig, token: SecretStr | None = None) -> None:
+def serve_api(config: RolloutApiConfig, tokens: Tokens | None = None) -> None:
     """Serve until SIGTERM or SIGINT; prints one line once it listens.
 
     Raises ConfigError (address without a token, unusable database) and PortInUse before anything is served.
     """
-    check_bind(config.host, token)
+    tokens = tokens or Tokens()
+    tokens.check_bind(config.host)
     clock = SystemClock()
     sock = claim_socket(config.host, config.port)
     with sock:
         limits = Limits(config.max_queued_groups, config.max_queued_mib * MIB, config.remembered_groups, config.kept_payloads)
         queue = GroupQueue(LedgerStore(connector_of(config), limits), clock)
-        app = create_app(queue, clock=clock, token=token, max_body_bytes=config.max_body_mib * MIB)
+        app = create_app(queue, clock=clock, tokens=tokens, max_body_bytes=config.max_body_mib * MIB)
         print(f"rollout API  {url_of(sock)}  {config.database}", flush=True)  # noqa: T201 the command's result
 
         async def end_long_polls() -> None:

@@ -40,8 +40,8 @@ log = get_logger("trainer_server")
 class Trainer:
     """The parts of one training run, wired together."""
 
-    def __init__(self, config: TrainerServerConfig, token: SecretStr | None) -> None:
-        self._config, self._token = config, token
+    def __init__(self, config: TrainerServerConfig, token: SecretStr | None, rollout_token: SecretStr | None) -> None:
+        self._config, self._rollout_token = config, rollout_token
         self._run_id = run_id(config.out)
         checkpoints = make_checkpoints(config)
         learner = make_learner(config)
@@ -73,7 +73,7 @@ class Trainer:
     async def _train(self) -> None:
         config, done = self._config, self._loop.progress
         await wait_until_ready(f"{config.api_url}/ready", "the rollout API")
-        async with RolloutClient(config.api_url, self._token, retry_seconds=math.inf) as client:
+        async with RolloutClient(config.api_url, self._rollout_token, retry_seconds=math.inf) as client:
             spec = RunSpec(
                 id=self._run_id,
                 groups_per_batch=config.groups_per_batch,
@@ -89,7 +89,13 @@ class Trainer:
             log.info("trained", run=run.id, step=progress.step, serving="until SIGTERM")
 
 
-def serve_trainer(config: TrainerServerConfig, token: SecretStr | None = None, *, resume: bool = False) -> None:
+def serve_trainer(
+    config: TrainerServerConfig,
+    token: SecretStr | None = None,
+    rollout_token: SecretStr | None = None,
+    *,
+    resume: bool = False,
+) -> None:
     """Serve until SIGTERM or SIGINT; prints one line once it listens.
 
     Raises ConfigError (address without a token, a directory that holds a run already), PortInUse, TrainingError.
@@ -98,7 +104,7 @@ def serve_trainer(config: TrainerServerConfig, token: SecretStr | None = None, *
     if not resume and make_checkpoints(config).newest_step() is not None:
         raise ConfigError(f"{config.out} holds a run already: go on with it by --resume, or choose another folder")
     with claim_socket(config.host, config.port) as sock:
-        trainer = Trainer(config, token)
+        trainer = Trainer(config, token, rollout_token or token)
         server = make_server(trainer.app)
         print(f"trainer      {url_of(sock)}  {config.model} -> {config.out}", flush=True)  # noqa: T201 the command's result
         with signals_end(server), asyncio.Runner(loop_factory=server.config.get_loop_factory()) as runner:

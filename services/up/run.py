@@ -19,6 +19,7 @@ from services.dashboard.progress import Progress, Rate, View, since
 from services.dashboard.report import share
 from services.environment_server.record import read_groups
 from services.ready import wait_until_ready
+from services.rollout_api.access import Role, Tokens
 from services.rollout_api.messages import QueueStatus, Run, RunStatus
 from services.run_file import NAT_SMALL, RunFile
 from services.sdk.rollout_client import RolloutClient
@@ -98,7 +99,8 @@ class UpRun:
         await children.start(TRAINER, ["serve", "trainer", "--resume", *self._file.arguments()])
         await wait_until_ready(f"{self._trainer_url}/health", f"the {TRAINER}", limit_seconds=START_SECONDS)
         self._view.say(f"{API} {self._api_url}   {TRAINER} {self._trainer_url}   logs {self._folder.logs}")
-        async with RolloutClient(self._api_url, self._settings.api_token, retry_seconds=30.0) as queue, self._http() as trainer:
+        token = Tokens.of(self._settings).for_role(Role.TRAINER)
+        async with RolloutClient(self._api_url, token, retry_seconds=30.0) as queue, self._http() as trainer:
             services = _Services(children, queue, trainer)
             run = await self._opened(queue)
             await self._evaluate(children, "before")

@@ -15,6 +15,7 @@ from pydantic import SecretStr
 from core.clock import SystemClock
 from core.types import Failure, Message, Reward, Role, ScoredGroup, StopReason, Task, Trajectory, Turn, Update
 from services.bind import claim_socket, make_server, url_of
+from services.rollout_api.access import Tokens
 from services.rollout_api.app import create_app
 from services.rollout_api.base import Limits
 from services.rollout_api.messages import RunSpec
@@ -89,6 +90,7 @@ async def serving(
     min_free_bytes: int = 0,
     max_body_bytes: int = 1 << 20,
     token: SecretStr | None = None,
+    tokens: Tokens | None = None,
 ) -> AsyncIterator[str]:
     """The address of a rollout API that runs in this event loop, behind a real socket."""
     clock = SystemClock()
@@ -101,7 +103,7 @@ async def serving(
     async def end_long_polls() -> None:
         opened.stop_waiting()
 
-    app = create_app(opened, clock=clock, token=token, max_body_bytes=max_body_bytes)
+    app = create_app(opened, clock=clock, tokens=tokens or Tokens(token), max_body_bytes=max_body_bytes)
     server = make_server(app, on_shutdown=end_long_polls)
     running = asyncio.create_task(server.serve(sockets=[sock]))
     while not server.started:
@@ -122,7 +124,7 @@ async def queue(database: Path | str, **options: Limits | int) -> AsyncIterator[
 
 
 @asynccontextmanager
-async def raw(database: Path, **options: Limits | int | SecretStr) -> AsyncIterator[httpx.AsyncClient]:
+async def raw(database: Path, **options: Limits | int | SecretStr | Tokens) -> AsyncIterator[httpx.AsyncClient]:
     """A plain HTTP client of a rollout API of its own."""
     async with serving(database, **options) as url, httpx.AsyncClient(base_url=url, trust_env=False) as http:  # type: ignore[arg-type]
         yield http
