@@ -31,6 +31,7 @@ from backends.bubblewrap import binds, system_python
 from backends.confined import confined_command
 from backends.images.host_root import system_binds, write_root
 from backends.sandboxes import Sandboxes
+from backends.singularity_images import ImageFiles, plain
 from backends.staging import everybody_reaches, stage
 from backends.start import Launch, hello, start_sandbox
 from core.errors import MissingRuntime
@@ -55,7 +56,6 @@ enable overlay = try
 enable underlay = yes
 """
 LIMITS = "processes, address space and file size by rlimits, disk"
-FORBIDDEN = ("user namespace", "clone", "unshare")
 INSTALL = "apt-get install apptainer, or see https://apptainer.org"
 
 
@@ -68,6 +68,7 @@ class SingularityBackend:
         self._program = program
         self._sandboxes = Sandboxes()
         self._directory: TemporaryDirectory[str] | None = None
+        self._images = ImageFiles(self._found, self._own, _user())
 
     async def probe(self) -> Capabilities:
         """See Backend.probe. Makes a sandbox and destroys it."""
@@ -103,23 +104,20 @@ class SingularityBackend:
 
     async def _make(self, spec: SandboxSpec) -> AgentSandbox:
         hooks = Hooks(self._sandboxes.forget, another=lambda: self.create(spec))
+        root = await self._images.root_of(Path(spec.image)) if spec.image else self._own() / "root"
         try:
-            return await start_sandbox(self._launch(spec), hello(spec, isolated=True), hooks)
+            return await start_sandbox(self._launch(spec, root), hello(spec, isolated=True), hooks)
         except SandboxError as error:
             meaning = _meaning(str(error), spec.image)
             if meaning is None:
                 raise
             raise meaning from error
 
-    def _launch(self, spec: SandboxSpec) -> Launch:
+    def _launch(self, spec: SandboxSpec, root: Path) -> Launch:
         program, user = self._found(), _user()
-        root, shown, python = Path(spec.image), binds(spec), "python3"
-        if not spec.image:
-            root, shown, python = self._own() / "root", {**system_binds(), **shown}, str(system_python())
-        elif root.exists():
-            shown = dict(spec.readonly)
-        else:
-            raise ImageError(f"{spec.image}: no such image; expected an unpacked root directory or a .sif file of this machine")
+        shown, python = {**system_binds(), **binds(spec)}, str(system_python())
+        if spec.image:
+            shown, python = dict(spec.readonly), "python3"
         prefix: list[str] = []
         if user is not None and not everybody_reaches(str(root)):
             raise ImageError(f"{root}: sandboxes run as {UNPRIVILEGED}; expected an image that every user can reach")
@@ -127,7 +125,7 @@ class SingularityBackend:
             prefix, shown = stage(shown, user)
             user = None  # the stage is built by root, which then steps down by itself
         mounts = [word for source, inside in shown.items() for word in ("--mount", _mount(source, inside))]
-        command = [*prefix, program, "--silent", "--config", str(self._config(spec)), *OPTIONS, *mounts, str(root)]
+        command = [*prefix, program, "--nocolor", "--silent", "--config", str(self._config(spec)), *OPTIONS, *mounts, str(root)]
 
         def argv(end: int) -> list[str]:
             nested = spec.nested_namespaces
@@ -174,11 +172,16 @@ def _mount(source: str, inside: str) -> str:
 
 def _meaning(message: str, image: str) -> SandboxError | MissingRuntime | None:
     """What apptainer's complaint stands for; None where it is as good as any."""
-    lowered = message.lower()
-    if "fatal:" not in lowered:
-        return None
-    if any(word in lowered for word in FORBIDDEN):
+    message = plain(message)
+    if "user namespace" in message:
         return MissingRuntime(f"the backend 'singularity' may not make user namespaces here: {message}")
-    if image:
+    if "--config requires" in message:
+        return MissingRuntime(
+            "the backend 'singularity' sets the size of memory disks, which apptainer's setuid program forbids its users; "
+            f"install apptainer without it (apptainer, not apptainer-suid): {message}"
+        )
+    if "unknown userid" in message:
+        return MissingRuntime(f"apptainer runs for users of /etc/passwd only: {message}")
+    if image and "FATAL" in message:
         return ImageError(f"{image}: apptainer cannot run natgym's agent in it; expected an image with python3 ({message})")
     return None
