@@ -83,7 +83,8 @@ async def search_files(context: ToolContext, pattern: str, path: str = ".") -> s
     result = await context.run([*SEARCH, "-e", pattern, "--", path], timeout_seconds=SEARCH_SECONDS)
     if result.timed_out:
         raise ToolMistake(f"pattern: the search took more than {SEARCH_SECONDS:g} seconds; look in a smaller folder")
-    matches = result.stdout.decode("utf-8", errors="replace").splitlines()
+    # grep walks folders in no order; the lines of one file are in order already
+    matches = sorted(result.stdout.decode("utf-8", errors="replace").splitlines(), key=lambda line: line.partition(":")[0])
     if not matches and result.exit_code not in (0, 1):
         raise ToolMistake(result.stderr.decode("utf-8", errors="replace").removeprefix("grep: ").strip()[:300])
     if not matches:
