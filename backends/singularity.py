@@ -104,17 +104,18 @@ class SingularityBackend:
 
     async def _make(self, spec: SandboxSpec) -> AgentSandbox:
         hooks = Hooks(self._sandboxes.forget, another=lambda: self.create(spec))
+        program = self._found()
         root = await self._images.root_of(Path(spec.image)) if spec.image else self._own() / "root"
         try:
-            return await start_sandbox(self._launch(spec, root), hello(spec, isolated=True), hooks)
+            return await start_sandbox(self._launch(program, spec, root), hello(spec, isolated=True), hooks)
         except SandboxError as error:
             meaning = _meaning(str(error), spec.image)
             if meaning is None:
                 raise
             raise meaning from error
 
-    def _launch(self, spec: SandboxSpec, root: Path) -> Launch:
-        program, user = self._found(), _user()
+    def _launch(self, program: str, spec: SandboxSpec, root: Path) -> Launch:
+        user = _user()
         shown, python = {**system_binds(), **binds(spec)}, str(system_python())
         if spec.image:
             shown, python = dict(spec.readonly), "python3"
