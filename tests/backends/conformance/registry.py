@@ -33,13 +33,17 @@ def runtime(name: str) -> Runtime:
 async def local() -> AsyncIterator[Backend]:
     """This machine's bubblewrap."""
     backend = LocalBackend()
-    yield backend
-    await backend.aclose()
+    try:
+        yield backend
+    finally:
+        await backend.aclose()
 
 
 @asynccontextmanager
 async def unsafe_local() -> AsyncIterator[Backend]:
     """No walls: what the contract promises must hold all the same."""
     backend = UnsafeLocalBackend()
-    yield backend
-    await backend.aclose()
+    try:
+        yield backend
+    finally:
+        await backend.aclose()

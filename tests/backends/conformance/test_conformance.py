@@ -5,14 +5,13 @@ import os
 import pytest
 
 from core.errors import MissingRuntime
-from tests.backends.conformance import basics
+from tests.backends.conformance import basics, control, files, isolation, kill, lifecycle, limits
 from tests.backends.conformance.cases import Case, Place, pid_namespace
 from tests.backends.conformance.registry import RUNTIMES, runtime
 from tests.backends.processes import processes_with
 
-GROUPS = (basics,)
+GROUPS = (basics, kill, limits, isolation, control, files, lifecycle)
 CASES = {case.name: case for group in GROUPS for case in group.case.all}
-CASE_SECONDS = 120
 
 
 async def proven_private(place: Place) -> bool:
