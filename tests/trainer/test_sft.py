@@ -68,7 +68,7 @@ def test_a_policy_learns_its_demonstrations(renderer, tmp_path):
     model = new_policy(tmp_path, renderer)
     row = conversation_row(renderer, TALK, [TOOL])
     losses: list[float] = []
-    config = SftConfig(steps=25, learning_rate=3e-3, warmup_steps=2, tokens_per_step=4 * len(row.token_ids))
-    train_sft(model, [row] * 200, config, lambda step, loss, seconds: losses.append(loss))
+    config = SftConfig(steps=25, learning_rate=3e-3, warmup_steps=2, tokens_per_step=len(row.token_ids))
+    train_sft(model, [row] * 50, config, lambda step, loss, seconds: losses.append(loss))
     assert len(losses) == 25
     assert losses[-1] < 0.2 < losses[0]
