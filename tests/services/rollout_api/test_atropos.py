@@ -1,0 +1,482 @@
+"""The routes of Atropos 0.4.0: what it promises holds, and what it loses, blocks on or reorders does not happen."""
+
+import asyncio
+import gzip
+import json
+from collections.abc import AsyncIterator, Sequence
+from contextlib import asynccontextmanager
+from pathlib import Path
+
+import httpx
+import pytest
+import zstandard
+
+from services.rollout_api.base import Limits
+from services.sdk.rollout_client import RolloutClient
+from tests.services.rollout_api.harness import ApiProcess, group, ids, raw, run_spec, serving
+
+REGISTRATION = {
+    "wandb_group": "group",
+    "wandb_project": "project",
+    "batch_size": 4,
+    "max_token_len": 512,
+    "checkpoint_dir": "checkpoints",
+    "save_checkpoint_interval": 10,
+    "starting_step": 0,
+    "num_steps": 100,
+}
+KEYS = [
+    "tokens", "masks", "scores", "advantages", "ref_logprobs", "messages", "generation_params", "inference_logprobs",
+    "overrides", "group_overrides", "images", "env_id", "distill_token_ids", "distill_logprobs",
+]  # fmt: skip
+Json = dict
+
+
+def scored(name: int, size: int = 2, **more: object) -> Json:
+    """A group of `size` sequences whose first token is its name."""
+    return {
+        "tokens": [[name, 5, 6]] * size,
+        "masks": [[-100, 5, 6]] * size,
+        "scores": [float(index) for index in range(size)],
+        "inference_logprobs": [[1.0, -0.5, -0.25]] * size,
+        **more,
+    }
+
+
+def names(batch: Sequence[Json] | None) -> list[int] | None:
+    """Which groups those are."""
+    return None if batch is None else [group["tokens"][0][0] for group in batch]
+
+
+class Atropos:
+    """A client that says no more than a stock one."""
+
+    def __init__(self, http: httpx.AsyncClient) -> None:
+        self.http = http
+
+    async def register(self, **changes: object) -> Json:
+        return (await self.http.post("/register", json=REGISTRATION | changes)).json()
+
+    async def start(self, **changes: object) -> None:
+        """A trainer registers and asks for a first batch."""
+        await self.register(**changes)
+        await self.batch()
+
+    async def join(self, name: str = "sums", group_size: int = 2, weight: float = 1.0, **more: object) -> Json:
+        wanted = {"max_token_length": 100, "desired_name": name, "weight": weight, "group_size": group_size, **more}
+        return (await self.http.post("/register-env", json=wanted)).json()
+
+    async def post(self, *groups: Json) -> None:
+        for group in groups:
+            answer = await self.http.post("/scored_data", json=group)
+            assert (answer.status_code, answer.json()) == (200, {"status": "received"})
+
+    async def batch(self) -> list[Json] | None:
+        return (await self.http.get("/batch")).json()["batch"]
+
+    async def status(self) -> Json:
+        return (await self.http.get("/status")).json()
+
+    async def status_env(self, env_id: int) -> Json:
+        return (await self.http.request("GET", "/status-env", json={"env_id": env_id})).json()
+
+
+@asynccontextmanager
+async def atropos(database: Path, **options: Limits | int) -> AsyncIterator[Atropos]:
+    async with raw(database, **options) as http:
+        yield Atropos(http)
+
+
+async def test_a_trainer_is_told_to_register_first(tmp_path: Path):
+    async with atropos(tmp_path / "q") as api:
+        answer = (await api.http.get("/batch")).json()
+        info = [(await api.http.get(path)).json() for path in ("/info", "/wandb_info", "/status")]
+    assert (answer["status"], answer["batch"]) == ("error", [])
+    nothing = {"group": None, "project": None}
+    assert info == [{"batch_size": -1, "max_token_len": -1}, nothing, {"current_step": 0, "queue_size": 0}]
+
+
+async def test_an_environment_waits_for_the_trainers_first_question(tmp_path: Path):
+    async with atropos(tmp_path / "q") as api:
+        assert await api.join() == {"status": "wait for trainer to start"}
+        uuid = (await api.register())["uuid"]
+        assert await api.join() == {"status": "wait for trainer to start"}
+        await api.batch()
+        joined = await api.join()
+        info = [(await api.http.get(path)).json() for path in ("/info", "/wandb_info")]
+    assert isinstance(uuid, int)
+    assert joined == {
+        "status": "success", "env_id": 0, "wandb_name": "sums_0", "checkpoint_dir": "checkpoints", "starting_step": 0,
+        "checkpoint_interval": 10, "num_steps": 100,
+    }  # fmt: skip
+    assert info == [{"batch_size": 4, "max_token_len": 512}, {"group": "group", "project": "project"}]
+
+
+async def test_a_group_comes_back_as_it_was_sent_with_every_field(tmp_path: Path):
+    sent = scored(
+        1,
+        advantages=[[0.5], [1e-7]],
+        ref_logprobs=[[0.0, -1.0, -2.5e-05]] * 2,
+        messages=[[{"role": "user", "content": "\u00fc\n", "reward": None, "tool_calls": [{"id": 1}]}]] * 2,
+        generation_params={"temperature": 0.7},
+        overrides=[{"set_advantage_to_zero": True}, {}],
+        group_overrides={"group_size": 2},
+        images=["aGVsbG8="],
+        env_id=7,
+        distill_token_ids=[[[1, 2]] * 3] * 2,
+        distill_logprobs=[[[-0.5, -1.0]] * 3] * 2,
+    )
+    async with atropos(tmp_path / "q") as api:
+        await api.start()
+        await api.post(sent | {"unknown": 1}, scored(2))
+        latest = (await api.http.get("/latest_example")).json()
+        batch = await api.batch()
+    assert batch is not None
+    assert batch[0] == sent
+    assert latest == batch[1]
+    assert [list(group) for group in batch] == [KEYS, KEYS]
+    assert [batch[1][key] for key in ("advantages", "overrides", "env_id", "images")] == [None] * 4
+
+
+async def test_numbers_that_came_as_strings_are_numbers(tmp_path: Path):
+    async with atropos(tmp_path / "q") as api:
+        await api.start(batch_size=1)
+        await api.post({"tokens": [["1", 2]], "masks": [[-100, "2"]], "scores": ["0.5"], "inference_logprobs": [["1.0", -0.5]]})
+        batch = await api.batch()
+    assert batch is not None
+    found = [batch[0][key] for key in ("tokens", "masks", "scores", "inference_logprobs")]
+    assert found == [[[1, 2]], [[-100, 2]], [0.5], [[1.0, -0.5]]]
+
+
+BROKEN = {
+    "rows": {"masks": [[1, 1, 1]]},
+    "entries": {"masks": [[1, 1, 1], [1, 1]]},
+    "scores": {"scores": [1.0]},
+    "logprobs": {"inference_logprobs": [[1.0, -0.5], [1.0, -0.5, -0.2]]},
+    "ref": {"ref_logprobs": [[1.0, -0.5, 0.0]]},
+    "empty": {"tokens": [], "masks": [], "scores": []},
+    "empty sequence": {"tokens": [[], []], "masks": [[], []]},
+    "missing": {"tokens": None},
+    "float token": {"tokens": [[1.5, 5, 6]] * 2},
+    "flat": {"inference_logprobs": [1.0, -0.5]},
+    "deep": {"masks": [[[1, 2, 3]], [[1, 2, 3]]]},
+    "huge": {"tokens": [[10**30, 5, 6]] * 2},
+    "text": {"inference_logprobs": [["nan", 0.0, 0.0]] * 2},
+    "message": {"messages": [[{"role": "user"}], []]},
+    "distill": {"distill_token_ids": [[[1]]] * 2},
+    "distill pairs": {"distill_token_ids": [[[1]] * 3] * 2, "distill_logprobs": [[[-1.0, -2.0]] * 3] * 2},
+    "environment": {"env_id": "seven"},
+}
+
+
+@pytest.mark.parametrize("change", BROKEN.values(), ids=BROKEN)
+async def test_a_group_that_is_not_whole_is_refused_and_named(tmp_path: Path, change: Json):
+    async with atropos(tmp_path / "q") as api:
+        one = await api.http.post("/scored_data", json=scored(1) | change)
+        several = await api.http.post("/scored_data_list", json=[scored(1), scored(2) | change])
+        status = await api.status()
+    field = next(iter(change))
+    assert (one.status_code, several.status_code, status["queue_size"]) == (422, 422, 0)
+    assert field.split("_")[0] in one.json()["error"]
+    assert several.json()["error"].startswith("group 1: ")
+    assert one.json()["request_id"]
+
+
+@pytest.mark.parametrize("number", ["NaN", "Infinity", "-Infinity", "1e999", "1" * 400, "1E400"])
+@pytest.mark.parametrize("field", ["scores", "inference_logprobs", "advantages"])
+async def test_what_is_not_finite_is_refused(tmp_path: Path, field: str, number: str):
+    value = f"[{number},0]" if field == "scores" else f"[[{number},0,0],[0,0,0]]"
+    body = json.dumps(scored(1) | {field: "HERE"}).replace('"HERE"', value)
+    async with atropos(tmp_path / "q") as api:
+        await api.start()
+        answer = await api.http.post("/scored_data", content=body, headers={"Content-Type": "application/json"})
+        await api.post(scored(2), scored(3))
+        assert (answer.status_code, names(await api.batch())) == (422, [2, 3])
+
+
+async def test_batches_come_oldest_first_and_count_one_by_one(tmp_path: Path):
+    async with atropos(tmp_path / "q") as api:
+        await api.start()
+        await api.post(*(scored(name) for name in range(1, 9)))
+        seen = [(await api.status(), names(await api.batch())) for _ in range(5)]
+        after = await api.status()
+    assert [batch for _, batch in seen] == [[1, 2], [3, 4], [5, 6], [7, 8], None]
+    assert [status["current_step"] for status, _ in seen] == [0, 1, 2, 3, 4]
+    assert [status["queue_size"] for status, _ in seen] == [8, 6, 4, 2, 0]
+    assert after == {"current_step": 4, "queue_size": 0}
+
+
+@pytest.mark.parametrize(
+    ("batch_size", "sizes", "batches"),
+    [
+        (8, [4, 6, 4, 4, 4], [[0, 2], [3, 4], None]),  # one stray group blocks nothing
+        (8, [2, 4, 6, 4], [[0, 2], [1, 3], None]),  # the oldest goes first where it can
+        (8, [3, 5, 2, 6, 1, 7], [[0, 1], [2, 3], [4, 5], None]),
+        (8, [3, 3, 2, 4, 4], [[0, 1, 2], [3, 4], None]),
+        (12, [8, 8], [None]),  # more may come that makes it whole
+        (12, [8, 8, 8], [[0], None]),  # no sum is 12: a smaller batch, rather than none for ever
+        (4, [8], [[0], None]),  # larger than a batch: one of its own
+        (4, [6, 4], [[1], None]),
+        (5, [4, 4], [None]),
+    ],
+)
+async def test_groups_of_any_size_make_batches(
+    tmp_path: Path, batch_size: int, sizes: list[int], batches: list[list[int] | None]
+):
+    async with atropos(tmp_path / "q") as api:
+        await api.start(batch_size=batch_size)
+        await api.post(*(scored(name, size) for name, size in enumerate(sizes)))
+        assert [names(await api.batch()) for _ in batches] == batches
+
+
+async def test_a_group_of_another_size_than_declared_is_queued_at_once(tmp_path: Path):
+    async with atropos(tmp_path / "q") as api:
+        await api.start(batch_size=6)
+        env_id = (await api.join(group_size=4))["env_id"]
+        await api.post(scored(1, 6, env_id=env_id))
+        assert (await api.status_env(env_id))["max_group_size"] == 6
+        assert names(await api.batch()) == [1]
+
+
+async def test_a_minimum_is_filled_first_and_waits_for_nothing(tmp_path: Path):
+    async with atropos(tmp_path / "q") as api:
+        await api.start()
+        plain = (await api.join("plain"))["env_id"]
+        wanted = (await api.join("wanted", min_batch_allocation=0.5))["env_id"]
+        await api.post(*(scored(name, env_id=plain) for name in (1, 2, 3)), scored(4, env_id=wanted))
+        shares = (await api.status_env(plain))["unallocated_fraction"]
+        first = names(await api.batch())
+        await api.post(scored(5, env_id=plain))
+        assert (first, names(await api.batch()), shares) == ([1, 4], [2, 3], 0.5)
+
+
+async def test_a_group_from_nobody_is_taken(tmp_path: Path):
+    async with atropos(tmp_path / "q") as api:
+        await api.start()
+        await api.join(min_batch_allocation=1.0)
+        await api.post(scored(1, env_id=None), scored(2, env_id=-1))
+        assert names(await api.batch()) == [1, 2]
+
+
+async def test_what_was_posted_before_the_trainer_came_waits_for_it(tmp_path: Path):
+    async with atropos(tmp_path / "q") as api:
+        await api.post(scored(1), scored(2))
+        await api.register()
+        assert names(await api.batch()) == [1, 2]
+
+
+async def test_a_second_trainer_joins_and_other_settings_take_effect(tmp_path: Path):
+    async with atropos(tmp_path / "q") as api:
+        await api.start()
+        await api.post(*(scored(name) for name in range(6)))
+        await api.batch()
+        uuids = {(await api.register())["uuid"] for _ in range(2)}
+        assert (len(uuids), await api.status()) == (2, {"current_step": 1, "queue_size": 4})
+        await api.register(batch_size=2)
+        assert (names(await api.batch()), (await api.status())["current_step"]) == ([2], 2)
+        await api.register(batch_size=2, starting_step=50)
+        assert (await api.status())["current_step"] == 50
+
+
+async def test_weights_are_shared_by_those_that_live(tmp_path: Path):
+    async with atropos(tmp_path / "q") as api:
+        await api.start()
+        ids = [(await api.join("sums", weight=weight))["env_id"] for weight in (1.0, 3.0, 0.0)]
+        weights = [(await api.status_env(env_id))["env_weight"] for env_id in ids]
+        left = (await api.http.post("/disconnect-env", json={"env_id": ids[1]})).json()
+        alone = (await api.status_env(ids[0]))["env_weight"]
+        unknown = (await api.http.post("/disconnect-env", json={"env_id": -1})).json()
+    assert (ids, weights) == ([0, 1, 2], [0.25, 0.75, 0.01])
+    assert (left, alone, unknown["status"]) == ({"status": "success"}, 1.0, "failure")
+
+
+async def test_an_environment_sees_what_waits_in_groups_of_its_size(tmp_path: Path):
+    async with atropos(tmp_path / "q") as api:
+        await api.start(batch_size=64)
+        small, large = [(await api.join(group_size=size))["env_id"] for size in (2, 4)]
+        await api.post(scored(1, 4, env_id=large), scored(2, 4, env_id=large), scored(3, 2, env_id=small))
+        assert [await api.status_env(env_id) for env_id in (small, large)] == [
+            {
+                "current_step": 0, "queue_size": size, "unallocated_fraction": 1.0, "self_queue_size": own,
+                "max_group_size": 4, "env_weight": 0.5,
+            }
+            for size, own in ((5, 1), (2, 2))
+        ]  # fmt: skip
+
+
+async def test_an_environment_that_nobody_knows_any_more_is_taken_in_again(tmp_path: Path):
+    async with atropos(tmp_path / "q") as api:
+        await api.start()
+        env_id = (await api.join())["env_id"]
+        await api.http.get("/reset_data")
+        found = await api.status_env(env_id)
+        await api.start()
+        assert (await api.join())["env_id"] != env_id
+    assert (found["current_step"], found["queue_size"], found["env_weight"]) == (0, 0, 1.0)
+
+
+async def test_the_same_group_twice_is_two_groups(tmp_path: Path):
+    async with atropos(tmp_path / "q") as api:
+        await api.start()
+        await api.post(scored(1), scored(1))
+        assert names(await api.batch()) == [1, 1]
+
+
+async def test_a_post_that_is_sent_again_after_a_restart_counts_once(tmp_path: Path):
+    async with atropos(tmp_path / "q") as api:
+        await api.start()
+        await api.post(scored(1))
+    async with atropos(tmp_path / "q") as api:
+        await api.post(scored(1))  # its first answer may not have arrived
+        assert (await api.status())["queue_size"] == 1
+        await api.post(scored(2))
+        assert names(await api.batch()) == [1, 2]
+
+
+async def test_a_restart_forgets_nothing(tmp_path: Path):
+    with ApiProcess(tmp_path / "q") as process:
+        async with httpx.AsyncClient(base_url=process.url, trust_env=False) as http:
+            api = Atropos(http)
+            await api.start()
+            env_id = (await api.join())["env_id"]
+            await api.post(*(scored(name, env_id=env_id) for name in range(1, 6)))
+            await api.batch()
+            before = [await api.status(), await api.status_env(env_id), (await http.get("/info")).json()]
+            process.kill()
+        process.restart()
+        async with httpx.AsyncClient(base_url=process.url, trust_env=False) as http:
+            api = Atropos(http)
+            after = [await api.status(), await api.status_env(env_id), (await http.get("/info")).json()]
+            latest = (await http.get("/latest_example")).json()
+            joined = await api.join()
+            assert (after, names([latest])) == (before, [5])
+            assert (joined["env_id"], joined["wandb_name"], names(await api.batch())) == (1, "sums_1", [3, 4])
+
+
+async def test_reset_forgets_everything(tmp_path: Path):
+    async with atropos(tmp_path / "q") as api:
+        await api.start()
+        await api.join()
+        await api.post(scored(1))
+        assert (await api.http.get("/reset_data")).text == "Reset successful"
+        assert await api.status() == {"current_step": 0, "queue_size": 0}
+        assert (await api.http.get("/latest_example")).json()["tokens"] == []
+        await api.start()
+        assert ((await api.join())["env_id"], names(await api.batch())) == (0, None)
+
+
+async def test_the_other_dialect_has_a_queue_of_its_own(tmp_path: Path):
+    async with serving(tmp_path / "q") as url, RolloutClient(url) as client, httpx.AsyncClient(base_url=url) as http:
+        api = Atropos(http)
+        await api.start()
+        await api.post(scored(1), scored(2))
+        await client.register_environment("sums")
+        await client.open_run(run_spec(batch=1))
+        assert await client.take_batch(1, 0, wait_seconds=0.0) is None
+        await client.post_group(group("native"))
+        taken = await client.take_batch(1, 0, wait_seconds=0.0)
+        listed = (await http.get("/v1/groups", params={"run": "atropos"})).json()["groups"]
+        body = (await http.get(f"/v1/groups/{listed[-1]['id']}")).json()
+        assert taken is not None
+        assert (ids(taken.groups), names([body]), names(await api.batch())) == (["native"], [1], [1, 2])
+
+
+async def test_bodies_come_compressed_within_bounds(tmp_path: Path):
+    body = json.dumps(scored(1)).encode()
+    bomb = b'{"tokens":' + b" " * (8 << 20)
+    sent = {
+        "gzip": gzip.compress(body),
+        "zstd": zstandard.compress(body),
+        "br": body,
+        "gzip, truncated": gzip.compress(body)[:-9],
+        "gzip, bomb": gzip.compress(bomb),
+        "zstd, bomb": zstandard.compress(bomb),
+    }
+    async with atropos(tmp_path / "q", max_body_bytes=1 << 20) as api:
+        answers = {}
+        for name, content in sent.items():
+            headers = {"Content-Type": "application/json", "Content-Encoding": name.partition(",")[0]}
+            answers[name] = (await api.http.post("/scored_data", content=content, headers=headers)).status_code
+        queued = (await api.status())["queue_size"]
+    assert answers == {
+        "gzip": 200, "zstd": 200, "br": 415, "gzip, truncated": 400, "gzip, bomb": 413, "zstd, bomb": 413,
+    }  # fmt: skip
+    assert queued == 2
+
+
+@pytest.mark.parametrize("accepted", ["gzip", "zstd", "identity", "gzip;q=0, identity", "br, gzip, deflate"])
+async def test_a_batch_is_the_same_however_it_is_packed(tmp_path: Path, accepted: str):
+    groups = [scored(name, 16, images="x" * 5000) for name in range(4)]
+    async with atropos(tmp_path / "q") as api:
+        await api.start(batch_size=64)
+        await api.post(*groups)
+        answer = await api.http.get("/batch", headers={"Accept-Encoding": accepted})
+    packed = {"gzip": "gzip", "zstd": "zstd", "br, gzip, deflate": "gzip"}.get(accepted)
+    assert answer.headers.get("content-encoding") == packed
+    assert [{**group, "images": len(group["images"])} for group in answer.json()["batch"]] == [
+        dict.fromkeys(KEYS) | group | {"images": 5000} for group in groups
+    ]
+
+
+async def test_a_batch_whose_trainer_goes_away_is_given_to_the_next(tmp_path: Path):
+    groups = [scored(name, 4, images="".join(map(str, range(600_000)))) for name in range(8)]  # more than sockets buffer
+    async with atropos(tmp_path / "q", max_body_bytes=16 << 20) as api:
+        await api.start(batch_size=32)
+        await api.post(*groups)
+        host, port = api.http.base_url.host, api.http.base_url.port
+        reader, writer = await asyncio.open_connection(host, port)
+        writer.write(b"GET /batch HTTP/1.1\r\nHost: localhost\r\n\r\n")
+        await reader.readexactly(1000)
+        assert await api.status() == {"current_step": 1, "queue_size": 0}
+        assert await api.batch() is None
+        writer.transport.abort()
+        while (await api.status())["queue_size"] == 0:
+            await asyncio.sleep(0.01)
+        assert names(await api.batch()) == list(range(8))
+        assert (await api.status())["current_step"] == 1
+
+
+async def test_a_post_waits_for_room(tmp_path: Path):
+    async with atropos(tmp_path / "q", limits=Limits(max_queued_groups=2, max_queued_bytes=1 << 20)) as api:
+        await api.start()
+        await api.post(scored(1), scored(2))
+        held = asyncio.create_task(api.post(scored(3)))
+        await asyncio.sleep(0.1)
+        assert (held.done(), names(await api.batch())) == (False, [1, 2])
+        await held
+        assert (await api.status())["queue_size"] == 1
+
+
+async def test_no_room_for_long_is_a_503_that_is_tried_again(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+    monkeypatch.setattr("services.rollout_api.atropos.HOLD_SECONDS", 0.3)
+    async with atropos(tmp_path / "q", limits=Limits(max_queued_groups=1, max_queued_bytes=1 << 20)) as api:
+        await api.start(batch_size=2)
+        await api.post(scored(1))
+        answer = await api.http.post("/scored_data", json=scored(2))
+        assert answer.status_code == 503
+        assert names(await api.batch()) == [1]
+        await api.post(scored(2))
+        assert names(await api.batch()) == [2]
+
+
+async def test_a_list_of_groups_is_queued_in_its_order(tmp_path: Path):
+    async with atropos(tmp_path / "q") as api:
+        await api.start()
+        answers = [await api.http.post("/scored_data_list", json=sent) for sent in ([], [scored(1), scored(2)], {})]
+        assert [answer.status_code for answer in answers] == [200, 200, 422]
+        assert answers[1].json() == {"status": "received", "groups_processed": 2}
+        assert names(await api.batch()) == [1, 2]
+
+
+@pytest.mark.parametrize("change", [{"batch_size": 0}, {"batch_size": None}, {"num_steps": "many"}, {"starting_step": 2**70}])
+async def test_a_registration_that_cannot_be_is_refused(tmp_path: Path, change: Json):
+    async with atropos(tmp_path / "q") as api:
+        answer = await api.http.post("/register", json=REGISTRATION | change)
+        assert (answer.status_code, (await api.http.get("/info")).json()["batch_size"]) == (422, -1)
+
+
+async def test_an_environment_without_a_name_gets_one(tmp_path: Path):
+    async with atropos(tmp_path / "q") as api:
+        await api.start()
+        wanted = {"max_token_length": 1, "desired_name": None, "weight": 1, "group_size": 1}
+        assert (await api.http.post("/register-env", json=wanted)).json()["wandb_name"] == "environment_0"
