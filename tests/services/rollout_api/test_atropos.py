@@ -67,8 +67,8 @@ class Atropos:
         return (await self.http.post("/register-env", json=wanted)).json()
 
     async def post(self, *groups: Json) -> None:
-        for group in groups:
-            answer = await self.http.post("/scored_data", json=group)
+        for one in groups:
+            answer = await self.http.post("/scored_data", json=one)
             assert (answer.status_code, answer.json()) == (200, {"status": "received"})
 
     async def batch(self) -> list[Json] | None:
