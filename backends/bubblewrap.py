@@ -14,7 +14,7 @@ from core.errors import ConfigError
 USER = "1000"
 AGENT = "/run/natgym-agent"
 SYSTEM = ("/usr", "/bin", "/sbin", "/lib", "/lib32", "/lib64", "/libx32")
-ETC = ("/etc/alternatives", "/etc/ld.so.cache", "/etc/ld.so.conf", "/etc/ld.so.conf.d", "/etc/ssl/certs", "/etc/mime.types")
+ETC = ("/etc/alternatives", "/etc/ld.so.cache", "/etc/ssl/certs", "/etc/mime.types")
 FILES = {
     "/etc/passwd": f"agent:x:{USER}:{USER}:agent:/tmp:/bin/sh\nnobody:x:65534:65534:nobody:/nonexistent:/bin/false\n",
     "/etc/group": f"agent:x:{USER}:\nnogroup:x:65534:\n",

@@ -19,8 +19,8 @@ class HostProcess:
         asyncio.get_running_loop().add_reader(self._pidfd, self._on_end)
 
     @classmethod
-    def start(cls, argv: Sequence[str], end: socket.socket, fds: Sequence[int] = (), user: int | None = None) -> "HostProcess":
-        """Start `argv`, which inherits `end` and `fds` and nothing else; as `user` where one is given.
+    def start(cls, argv: Sequence[str], end: socket.socket, fds: Sequence[int] = ()) -> "HostProcess":
+        """Start `argv`, which inherits `end` and `fds` and nothing else.
 
         Called on the thread of the event loop, which lives on: bubblewrap dies with the thread that started it.
         """
@@ -35,9 +35,6 @@ class HostProcess:
                 env={"PATH": "/usr/local/bin:/usr/bin:/bin", "LANG": "C.UTF-8"},
                 cwd="/",
                 start_new_session=True,
-                user=user,
-                group=user,
-                extra_groups=None if user is None else [],
             )
         except BaseException:
             os.close(messages)

@@ -14,6 +14,7 @@ from backends.agent_sandbox import END_SECONDS, AgentSandbox, Hooks, Host
 from backends.base import SandboxError, SandboxSpec
 from backends.channel import Channel
 from backends.host_process import HostProcess
+from backends.staging import step_down
 from core.types import JsonObject
 
 START_SECONDS = 20.0
@@ -38,7 +39,8 @@ async def start_sandbox(launch: Launch, hello: JsonObject, hooks: Hooks) -> Agen
     ours, theirs = socket.socketpair()
     with theirs:
         try:
-            host = HostProcess.start(launch.argv(theirs.fileno()), theirs, launch.fds, launch.user)
+            prefix = [] if launch.user is None else step_down(launch.user)
+            host = HostProcess.start([*prefix, *launch.argv(theirs.fileno())], theirs, launch.fds)
         except BaseException:
             ours.close()
             raise
