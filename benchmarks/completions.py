@@ -145,3 +145,17 @@ ELEMENTS: dict[str, Writer] = {
     ),
 }
 """By the name of a format: its writer of calls with an element for each argument."""
+
+FRAMES = {
+    "openai": ("<|channel|>commentary<|message|>", "<|end|><|start|>assistant"),
+    "inkling": ("<|message_model|><|content_text|>", "<|end_message|>"),
+}
+"""What stands around prose in formats of channels."""
+ONE_CALL = frozenset({"gigachat3"})
+"""Formats that hold one call a turn."""
+
+
+def completion(name: str, prose: str, calls: Calls) -> str:
+    """Prose and then calls, as a model of that format writes them."""
+    begin, end = FRAMES.get(name, ("", "\n"))
+    return f"{begin}{prose}{end}{(JSON_BODIED | ELEMENTS)[name](calls)}"

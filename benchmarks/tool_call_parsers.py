@@ -3,8 +3,8 @@
     python -m benchmarks.tool_call_parsers [--json] [--fuzz 1000000 --fuzz-seconds 300]
 
 A completion of 4 KB is prose, one call that writes a file of 3 KB, and a small call; the 50 KB one has a larger file. Times are
-the best of many short rounds, so that a busy machine shows least. `peer` is orjson reading the arguments of both calls, and
-for the rows of growth the time of the smaller text.
+the best of many short rounds, so that a busy machine shows least. `peer` is orjson reading the arguments of both calls, for the
+rows of growth the time of the smaller text, and for the rows "beside" the parser of that project, where it is installed.
 """
 
 import argparse
@@ -17,6 +17,8 @@ from importlib import import_module
 from importlib.util import find_spec
 from typing import NamedTuple
 
+from benchmarks.completions import ELEMENTS, JSON_BODIED, ONE_CALL, Calls, completion
+from benchmarks.peer_parsers import PEERS
 from core.types import JsonObject, ToolSpec
 from tool_call_parsers.base import PARSERS, ToolCallParser
 
@@ -40,7 +42,7 @@ JSON_BAR, XML_BAR, GROWTH_BAR = 30.0, 100.0, 16.0
 ROUNDS, SHORTEST_ROUND_SECONDS = 60, 0.002
 
 
-def calls(size: int) -> list[tuple[str, JsonObject]]:
+def calls(size: int) -> Calls:
     """A call that writes a file of about `size` characters, and a small one."""
     return [
         ("write_file", {"path": "area.py", "content": (LINE * (size // len(LINE) + 1))[:size]}),
@@ -48,64 +50,8 @@ def calls(size: int) -> list[tuple[str, JsonObject]]:
     ]
 
 
-def hermes(found: list[tuple[str, JsonObject]]) -> str:
-    """As Hermes, Qwen2.5 and Qwen3 write."""
-    return "\n".join(f"<tool_call>\n{json.dumps({'name': name, 'arguments': given})}\n</tool_call>" for name, given in found)
-
-
-def mistral(found: list[tuple[str, JsonObject]]) -> str:
-    """As Mistral's models from v13 write."""
-    return "".join(f"[TOOL_CALLS]{name}[ARGS]{json.dumps(given)}" for name, given in found)
-
-
-def llama(found: list[tuple[str, JsonObject]]) -> str:
-    """As Llama 3 writes."""
-    return "; ".join(json.dumps({"name": name, "parameters": given}) for name, given in found)
-
-
-def granite(found: list[tuple[str, JsonObject]]) -> str:
-    """As Granite 3 writes."""
-    return "<|tool_call|>" + json.dumps([{"name": name, "arguments": given} for name, given in found])
-
-
-def kimi(found: list[tuple[str, JsonObject]]) -> str:
-    """As Kimi K2 writes."""
-    blocks = (
-        f"<|tool_call_begin|>functions.{name}:{index}<|tool_call_argument_begin|>{json.dumps(given)}<|tool_call_end|>"
-        for index, (name, given) in enumerate(found)
-    )
-    return f"<|tool_calls_section_begin|>{''.join(blocks)}<|tool_calls_section_end|>"
-
-
-def qwen3_coder(found: list[tuple[str, JsonObject]]) -> str:
-    """As Qwen3-Coder writes."""
-    return "\n".join(
-        f"<tool_call>\n<function={name}>\n"
-        + "".join(f"<parameter={key}>\n{value}\n</parameter>\n" for key, value in given.items())
-        + "</function>\n</tool_call>"
-        for name, given in found
-    )
-
-
-def glm47(found: list[tuple[str, JsonObject]]) -> str:
-    """As GLM-4.7 writes."""
-    return "".join(
-        f"<tool_call>{name}"
-        + "".join(f"<arg_key>{key}</arg_key><arg_value>{value}</arg_value>" for key, value in given.items())
-        + "</tool_call>"
-        for name, given in found
-    )
-
-
-WRITERS: dict[str, tuple[Callable[[list[tuple[str, JsonObject]]], str], float]] = {
-    "hermes": (hermes, JSON_BAR),
-    "mistral": (mistral, JSON_BAR),
-    "llama3_json": (llama, JSON_BAR),
-    "granite": (granite, JSON_BAR),
-    "kimi_k2": (kimi, JSON_BAR),
-    "qwen3_coder": (qwen3_coder, XML_BAR),
-    "glm47": (glm47, XML_BAR),
-}
+BARS = dict.fromkeys(JSON_BODIED, JSON_BAR) | dict.fromkeys(ELEMENTS, XML_BAR)
+"""Microseconds for 4 KB, by format."""
 
 
 def microseconds(work: Callable[[], object]) -> float:
@@ -139,19 +85,39 @@ def measure() -> dict[str, JsonObject]:
     """All rows."""
     orjson = import_module("orjson") if find_spec("orjson") else json
     rows: dict[str, JsonObject] = {}
-    for name, (writer, bar) in WRITERS.items():
+    for name, bar in BARS.items():
         parser = PARSERS.load(name)()
         small, large = calls(3000), calls(44_000)
         floors = [[json.dumps(given).encode() for _, given in found] for found in (small, large)]
-        texts = [PROSE * 8 + "\n" + writer(found) for found in (small, large)]
-        _must_find(parser, texts, 2)
+        texts = [completion(name, PROSE * 8, found) for found in (small, large)]
+        _must_find(parser, texts, 1 if name in ONE_CALL else 2)
         ours = [microseconds(lambda text=text, parser=parser: parser.parse(text)) for text in texts]
         peers = [microseconds(lambda floor=floor: [orjson.loads(one) for one in floor]) for floor in floors]
         checked = microseconds(lambda text=texts[0], parser=parser: parser.parse(text, TOOLS))
         rows[f"{name} 4 KB"] = row(ours[0], peers[0], bar)
         rows[f"{name} 4 KB, checked against the tools"] = row(checked, peers[0], bar)
         rows[f"{name} 50 KB"] = row(ours[1], peers[1], bar * 12)
+        rows |= {f"{name} 4 KB, beside {peer}": one for peer, one in beside(name, parser, texts[0]).items()}
     rows |= {f"hostile: {name}, 8 times the text": grown for name, grown in hostile().items()}
+    return rows
+
+
+def beside(name: str, parser: ToolCallParser, text: str) -> dict[str, JsonObject]:
+    """Our time beside that of each other project's parser of that format which is installed and finds the calls.
+
+    In turns, so that what else runs on the machine slows both. The bar is the other's time.
+    """
+    rows: dict[str, JsonObject] = {}
+    count = len(parser.parse(text, TOOLS).calls)
+    for peer, load in PEERS.items():
+        theirs = load(name, TOOLS)
+        if theirs is None or theirs(text) != count:
+            continue
+        ours_best = theirs_best = float("inf")
+        for _ in range(3):
+            ours_best = min(ours_best, microseconds(lambda: parser.parse(text, TOOLS)))
+            theirs_best = min(theirs_best, microseconds(lambda theirs=theirs: theirs(text)))
+        rows[peer] = row(ours_best, theirs_best, round(theirs_best, 2))
     return rows
 
 
@@ -173,14 +139,14 @@ def hostile() -> dict[str, JsonObject]:
 
 def _must_find(parser: ToolCallParser, texts: list[str], count: int) -> None:
     for text in texts:
-        if len(parser.parse(text).calls) != count:
+        if len(parser.parse(text, TOOLS).calls) != count:
             raise SystemExit(f"{parser.name}: not all calls of the benchmark were found")
 
 
 class Fuzzed(NamedTuple):
     """How many random texts were parsed, and the CPU seconds of all and of the slowest."""
 
-    count: int
+    texts: int
     seconds: float
     slowest: float
 
@@ -214,10 +180,10 @@ def main() -> None:
     if options.fuzz:
         found = fuzz(options.fuzz, options.fuzz_seconds, options.seed)
         spent = f"{found.seconds:.0f} CPU seconds, the slowest {found.slowest * 1000:.0f} ms"
-        print(f"{found.count} random texts: none raised, {spent}", file=sys.stderr)
+        print(f"{found.texts} random texts: none raised, {spent}", file=sys.stderr)
     rows = measure()
     for name, one in rows.items():
-        print(f"{name:44} {one['ours']:>10} {one['unit']}   orjson {one['peer']:>9}   x{one['ratio']:<8} bar {one['bar']:g}")
+        print(f"{name:46} {one['ours']:>10} {one['unit']}   peer {one['peer']:>9}   x{one['ratio']:<8} bar {one['bar']:g}")
     if options.json:
         print(json.dumps(rows))
 
