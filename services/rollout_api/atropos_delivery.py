@@ -7,27 +7,29 @@ one whose connection breaks before that goes back to its place in the queue.
 import asyncio
 from collections.abc import AsyncIterator
 from contextlib import suppress
+from typing import Protocol
 
 from isal import isal_zlib
 from starlette.responses import Response
 from starlette.types import Receive, Scope, Send
+from zstandard import ZstdCompressor
 
 from core.logs import get_logger
 from services.rollout_api.base import Lease
 from services.rollout_api.bodies import JSON
-from services.rollout_api.compression import body_of, frame_of
+from services.rollout_api.compression import body_of
 from services.rollout_api.queue import GroupQueue
 from services.rollout_api.refusals import Refusal
 
 DELIVERY_SECONDS = 120.0
-GZIP_LEVEL = 1
+GZIP_LEVEL = ZSTD_LEVEL = 1
 START, BETWEEN, END = b'{"batch":[', b",", b"]}"
 
 log = get_logger("rollout_api")
 
 
 def encoding_for(accepted: str) -> str:
-    """zstd where that is accepted, as groups are stored so; else gzip, which every Atropos client asks for."""
+    """zstd where that is accepted; else gzip, which every Atropos client asks for."""
     names = {
         part.partition(";")[0].strip() for part in accepted.lower().split(",") if not part.replace(" ", "").endswith("q=0")
     }
@@ -42,13 +44,13 @@ class BatchDelivery(Response):
         self._queue, self._lease, self._encoding, self._delivering = queue, lease, encoding, delivering
         delivering.add(lease.batch_id)
         headers = {"Content-Type": JSON, "Vary": "Accept-Encoding"}
-        if encoding != "identity":
-            headers["Content-Encoding"] = encoding
-        if encoding != "gzip":
-            headers["Content-Length"] = str(self._length())
         super().__init__(headers=headers)
-        if encoding == "gzip":
-            del self.headers["content-length"]  # of the empty content that Response has seen
+        if encoding == "identity":
+            edges = len(START) + len(BETWEEN) * (len(lease.heads) - 1) + len(END)
+            self.headers["Content-Length"] = str(edges + sum(head.bytes for head in lease.heads))
+        else:
+            self.headers["Content-Encoding"] = encoding
+            del self.headers["Content-Length"]  # of the empty content that Response has seen
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Send it, then acknowledge it or give it back."""
@@ -91,43 +93,49 @@ class BatchDelivery(Response):
         finally:
             self._delivering.discard(batch_id)
 
-    def _length(self) -> int:
-        """Bytes of the body, where they are known beforehand."""
-        heads = self._lease.heads
-        if self._encoding == "zstd":
-            edges = [START, *[BETWEEN] * (len(heads) - 1), END]
-            return sum(len(frame_of(edge)) for edge in edges) + sum(head.stored for head in heads)
-        return len(START) + len(BETWEEN) * (len(heads) - 1) + len(END) + sum(head.bytes for head in heads)
-
-    def _parts(self) -> AsyncIterator[bytes]:
-        return {"zstd": self._zstd, "gzip": self._gzip, "identity": self._plain}[self._encoding]()
-
-    async def _zstd(self) -> AsyncIterator[bytes]:
-        between = START
-        async for frame in self._queue.frames(self._lease.heads):
-            yield frame_of(between) + frame
-            between = BETWEEN
-        yield frame_of(END)
-
-    async def _plain(self) -> AsyncIterator[bytes]:
-        between = START
-        async for frame in self._queue.frames(self._lease.heads):
-            yield between
-            yield await asyncio.to_thread(body_of, frame)
-            between = BETWEEN
-        yield END
-
-    async def _gzip(self) -> AsyncIterator[bytes]:
-        stream = isal_zlib.compressobj(GZIP_LEVEL, wbits=31)
+    async def _parts(self) -> AsyncIterator[bytes]:
+        packer = self._packer()
 
         def packed(between: bytes, frame: bytes) -> bytes:
-            return stream.compress(between) + stream.compress(body_of(frame))
+            return packer.compress(between + body_of(frame))
 
         between = START
         async for frame in self._queue.frames(self._lease.heads):
             yield await asyncio.to_thread(packed, between, frame)
             between = BETWEEN
-        yield stream.compress(END) + stream.flush()
+        yield packer.compress(END) + packer.flush()
+
+    def _packer(self) -> "Packer":
+        if self._encoding == "gzip":
+            return isal_zlib.compressobj(GZIP_LEVEL, wbits=31)
+        if self._encoding == "zstd":
+            # one frame: where one of several ends at the end of a packet, httpx and urllib3 take it for the last one
+            return ZstdCompressor(level=ZSTD_LEVEL).compressobj()
+        return Plain()
+
+
+class Packer(Protocol):
+    """Bytes in, bytes of a content-encoding out."""
+
+    def compress(self, data: bytes, /) -> bytes:
+        """As much of the encoded data as there is by now."""
+        ...
+
+    def flush(self) -> bytes:
+        """The rest."""
+        ...
+
+
+class Plain:
+    """The encoding identity."""
+
+    def compress(self, data: bytes, /) -> bytes:
+        """See Packer."""
+        return data
+
+    def flush(self) -> bytes:
+        """See Packer."""
+        return b""
 
 
 async def _disconnected(receive: Receive) -> None:
