@@ -4,33 +4,75 @@ import asyncio
 from collections import deque
 from collections.abc import AsyncIterator, Coroutine
 from contextlib import asynccontextmanager
+from dataclasses import dataclass
 from types import TracebackType
-from typing import Self
+from typing import NamedTuple, Self
 
 from backends.base import Backend, Sandbox, SandboxError, SandboxSpec
-from core.errors import NatgymError, boundary
+from backends.pacing import Maker, PoolRules
+from core.clock import Clock, SystemClock
+from core.errors import NatgymError
 from core.logs import get_logger
 
 log = get_logger("pool")
 
 
-class SandboxPool:
-    """Leases of fresh sandboxes of one spec: each is destroyed after its lease, none is used twice.
+class PoolStats(NamedTuple):
+    """What a pool did so far, and holds."""
 
-    At most `maximum` are alive; `warm` of these are kept ready once it is entered. The backend stays its owner's.
+    alive: int
+    ready: int
+    leased: int
+    made: int
+    failed: int
+    quarantined: int
+    expired: int
+
+
+@dataclass
+class _Lease:
+    sandbox: Sandbox
+    until: float
+    expired: bool = False
+
+
+class SandboxPool:
+    """Leases of clean sandboxes of one spec: each is destroyed after its lease, or reset where the rules allow it.
+
+    At most `maximum` are alive; `warm` of these are kept ready once it is entered, after what earlier processes left behind
+    was destroyed. The backend stays its owner's.
     """
 
-    def __init__(self, backend: Backend, spec: SandboxSpec, maximum: int, *, warm: int = 0) -> None:
-        self._backend, self._spec = backend, spec
-        self._maximum, self._warm = maximum, warm
+    def __init__(
+        self,
+        backend: Backend,
+        spec: SandboxSpec,
+        maximum: int,
+        *,
+        warm: int = 0,
+        rules: PoolRules | None = None,
+        clock: Clock | None = None,
+    ) -> None:
+        self._backend, self._maximum, self._warm = backend, maximum, warm
+        self._rules, self._clock = rules or PoolRules(), clock or SystemClock()
+        self._maker = Maker(backend, spec, self._rules, self._clock)
         self._ready: deque[Sandbox] = deque()
         self._waiting: deque[asyncio.Future[Sandbox]] = deque()
+        self._leases: dict[str, _Lease] = {}
+        self._uses: dict[str, int] = {}
         self._tasks: set[asyncio.Task[None]] = set()
-        self._alive = 0
-        self._being_made = 0
+        self._janitor: asyncio.Task[None] | None = None
+        self._alive = self._being_made = self._made = self._failed = self._quarantined = self._expired = 0
         self._closed = False
 
     async def __aenter__(self) -> Self:
+        try:
+            for name in await self._backend.reap():
+                log.info("sandbox_reaped", sandbox=name)
+        except SandboxError as error:
+            log.warning("sandboxes_not_reaped", problem=str(error))
+        if self._rules.lease_seconds:
+            self._janitor = asyncio.get_running_loop().create_task(self._end_leases())
         self._make()
         return self
 
@@ -43,14 +85,31 @@ class SandboxPool:
     async def lease(self) -> AsyncIterator[Sandbox]:
         """A sandbox of one's own; waits while `maximum` are alive. Raises what the backend's `create` raises."""
         sandbox = await self._take()
+        lease = self._leases[sandbox.id] = _Lease(sandbox, self._clock.monotonic() + self._rules.lease_seconds)
         try:
             yield sandbox
         finally:
-            await asyncio.shield(self._start(self._destroy(sandbox)))
+            del self._leases[sandbox.id]
+            await asyncio.shield(self._start(self._release(lease)))
+
+    def heartbeat(self, sandbox: Sandbox) -> None:
+        """Its holder is still there: the lease goes on for as long again. Raises SandboxError where it has ended."""
+        lease = self._leases.get(sandbox.id)
+        if lease is None or lease.expired:
+            raise SandboxError(f"the lease of sandbox {sandbox.id} has ended")
+        lease.until = self._clock.monotonic() + self._rules.lease_seconds
+
+    def stats(self) -> PoolStats:
+        """What it did and holds."""
+        counts = (self._made, self._failed, self._quarantined, self._expired)
+        return PoolStats(self._alive, len(self._ready), len(self._leases), *counts)
 
     async def aclose(self) -> None:
         """Refuse those who wait, and destroy what is ready or being made. Leases end by themselves."""
         self._closed = True
+        if self._janitor is not None:
+            self._janitor.cancel()
+            await asyncio.gather(self._janitor, return_exceptions=True)
         for waiting in self._waiting:
             if not waiting.done():
                 waiting.set_exception(_closed())
@@ -94,12 +153,13 @@ class SandboxPool:
 
     async def _create(self) -> None:
         try:
-            with boundary(SandboxError, "pool.create"):
-                sandbox = await self._backend.create(self._spec)
+            sandbox = await self._maker.make()
         except NatgymError as error:
             self._alive -= 1
+            self._failed += 1
             self._fail(error)
         else:
+            self._made += 1
             self._deliver(sandbox)
         finally:
             self._being_made -= 1
@@ -124,10 +184,39 @@ class SandboxPool:
                 return
         log.warning("sandbox_not_made", problem=str(error))
 
+    async def _release(self, lease: _Lease) -> None:
+        """Reset it for the next one, where that is allowed and works; else destroy it."""
+        sandbox = lease.sandbox
+        if getattr(sandbox, "broke_protocol", False):
+            self._quarantined += 1
+            log.error("sandbox_quarantined", sandbox=sandbox.id)
+        elif not lease.expired and self._uses.get(sandbox.id, 0) < self._rules.reuses and not self._closed:
+            self._uses[sandbox.id] = self._uses.get(sandbox.id, 0) + 1
+            try:
+                await sandbox.reset()
+            except SandboxError as error:
+                log.warning("sandbox_not_reset", sandbox=sandbox.id, problem=str(error))
+            else:
+                self._deliver(sandbox)
+                return
+        await self._destroy(sandbox)
+
+    async def _end_leases(self) -> None:
+        """Destroy the sandboxes of those who hold one and are heard of no more."""
+        while True:
+            await self._clock.sleep(self._rules.lease_seconds / 4)
+            for lease in list(self._leases.values()):
+                if lease.until < self._clock.monotonic() and not lease.expired:
+                    lease.expired = True
+                    self._expired += 1
+                    log.warning("lease_expired", sandbox=lease.sandbox.id)
+                    await lease.sandbox.destroy()
+
     async def _destroy(self, sandbox: Sandbox) -> None:
         try:
             await sandbox.destroy()
         finally:
+            self._uses.pop(sandbox.id, None)
             self._alive -= 1
             self._make()
 

@@ -1,6 +1,6 @@
 """Fakes that fulfil the Protocols, shared by tests."""
 
-from collections.abc import Awaitable, Callable, Sequence
+from collections.abc import Awaitable, Callable, Mapping, Sequence
 from types import TracebackType
 from typing import Self
 
@@ -28,12 +28,13 @@ class FakeSandbox:
         timeout_seconds: float,
         stdin: bytes = b"",
         cwd: str = "/workspace",
+        env: Mapping[str, str] | None = None,
         max_output: int = 1 << 20,
     ) -> ExecResult:
         self._check()
         return self._answer(argv)
 
-    async def spawn(self, argv: Sequence[str], *, cwd: str = "/workspace") -> Process:
+    async def spawn(self, argv: Sequence[str], **asked: object) -> Process:
         raise SandboxLost("a fake sandbox starts no programs")
 
     async def read(self, path: str, *, max_bytes: int = 1 << 20) -> bytes:
@@ -42,7 +43,7 @@ class FakeSandbox:
             raise SandboxPathError(f"{path}: no such file")
         return self.content[path][:max_bytes]
 
-    async def write(self, path: str, data: bytes) -> None:
+    async def write(self, path: str, data: bytes, *, mode: int = 0o644) -> None:
         self._check()
         self.content[path] = data
 
@@ -73,9 +74,12 @@ class FakeBackend:
     async def probe(self) -> Capabilities:
         return Capabilities(backend=self.name, tier=Tier.UNSAFE, detail="in memory")
 
-    async def create(self, spec: SandboxSpec) -> FakeSandbox:
+    async def create(self, spec: SandboxSpec, **asked: object) -> FakeSandbox:
         self.made.append(FakeSandbox(len(self.made), self._answer))
         return self.made[-1]
+
+    async def reap(self, **asked: object) -> tuple[str, ...]:
+        return ()
 
     async def aclose(self) -> None:
         for sandbox in self.made:

@@ -2,11 +2,13 @@
 
 import asyncio
 from collections.abc import AsyncIterator
+from pathlib import Path
 
 import pytest
 
 from backends.agent_sandbox import AgentSandbox
-from backends.base import Capabilities, SandboxError, SandboxSpec
+from backends.base import BackendUnavailable, Capabilities, ImageError, RateLimited, SandboxError, SandboxSpec
+from backends.pacing import Pace, PoolRules
 from backends.pool import SandboxPool
 from backends.unsafe_local import UnsafeLocalBackend
 from tests.backends.processes import children
@@ -22,18 +24,26 @@ class Counting:
     def __init__(self, failures: int = 0) -> None:
         self._real = UnsafeLocalBackend()
         self.failures = failures
+        self.error: SandboxError = SandboxError("no room")
+        self.tokens: list[str] = []
+        self.reaped = 0
         self.made: list[AgentSandbox] = []
 
     async def probe(self) -> Capabilities:
         return await self._real.probe()
 
-    async def create(self, spec: SandboxSpec) -> AgentSandbox:
+    async def create(self, spec: SandboxSpec, *, token: str = "", deadline_seconds: float = 60.0) -> AgentSandbox:
+        self.tokens.append(token)
         if self.failures:
             self.failures -= 1
-            raise SandboxError("no room")
+            raise self.error
         sandbox = await self._real.create(spec)
         self.made.append(sandbox)
         return sandbox
+
+    async def reap(self, *, owner: str | None = None, older_than_seconds: float = 0.0) -> tuple[str, ...]:
+        self.reaped += 1
+        return ()
 
     async def aclose(self) -> None:
         await self._real.aclose()
@@ -165,3 +175,124 @@ async def test_who_is_cancelled_while_a_ready_sandbox_is_asked_leaves_none_behin
         taking.cancel()
         async with asyncio.timeout(30):
             await leased(pool)  # there is room for one: the other's place is free again
+
+
+class HeldClock:
+    """Time that passes only by sleeping."""
+
+    def __init__(self) -> None:
+        self.seconds = 1000.0
+        self.slept: list[float] = []
+
+    def now(self) -> float:
+        return self.seconds
+
+    def monotonic(self) -> float:
+        return self.seconds
+
+    async def sleep(self, seconds: float) -> None:
+        self.slept.append(seconds)
+        self.seconds += seconds
+        await asyncio.sleep(0)
+
+
+async def test_what_was_left_behind_is_reaped_at_the_start(backend: Counting):
+    async with SandboxPool(backend, SPEC, 1):
+        assert backend.reaped == 1
+
+
+async def test_an_error_that_is_worth_it_is_tried_again_with_the_same_token(backend: Counting):
+    backend.failures, backend.error = 2, RateLimited("slowly", retry_after_seconds=7)
+    clock = HeldClock()
+    async with SandboxPool(backend, SPEC, 1, clock=clock) as pool, pool.lease():
+        assert len(set(backend.tokens)) == 1
+    assert len(backend.tokens) == 3
+    assert [7 <= pause <= 10.5 for pause in clock.slept] == [True, True]
+
+
+async def test_an_error_that_is_not_worth_it_is_told_at_once(backend: Counting):
+    backend.failures, backend.error = 1, ImageError("no such image")
+    async with SandboxPool(backend, SPEC, 1) as pool:
+        with pytest.raises(ImageError):
+            async with pool.lease():
+                pass
+    assert len(backend.tokens) == 1
+
+
+async def test_creations_are_paced(backend: Counting):
+    clock = HeldClock()
+    rules = PoolRules(creations_per_second=4)
+    async with SandboxPool(backend, SPEC, 4, rules=rules, clock=clock) as pool, pool.lease(), pool.lease(), pool.lease():
+        assert sum(clock.slept) == pytest.approx(0.5)
+
+
+async def test_processes_that_share_a_file_share_the_pace(tmp_path: Path):
+    clock = HeldClock()
+    paces = [Pace(2, str(tmp_path / "pace"), clock) for _ in range(2)]
+    for pace in paces * 2:
+        await pace.wait()
+    assert clock.slept == pytest.approx([0, 0.5, 0.5, 0.5])
+
+
+async def test_a_file_of_nonsense_does_not_stop_the_pace(tmp_path: Path):
+    (tmp_path / "pace").write_text("nonsense")
+    clock = HeldClock()
+    await Pace(2, str(tmp_path / "pace"), clock).wait()
+    assert clock.slept == [0]
+
+
+async def test_a_backend_that_fails_again_and_again_is_left_alone_for_a_while(backend: Counting):
+    backend.failures = 3
+    clock = HeldClock()
+    rules = PoolRules(breaker_failures=2, breaker_seconds=30)
+    async with SandboxPool(backend, SPEC, 1, rules=rules, clock=clock) as pool:
+        for expected in (SandboxError, SandboxError, BackendUnavailable, BackendUnavailable):
+            with pytest.raises(expected):
+                async with pool.lease():
+                    pass
+        assert len(backend.tokens) == 2
+        clock.seconds += 31
+        with pytest.raises(SandboxError, match="no room"):  # the one that is tried
+            async with pool.lease():
+                pass
+        with pytest.raises(BackendUnavailable):
+            async with pool.lease():
+                pass
+        clock.seconds += 31
+        async with pool.lease() as sandbox:
+            assert await sandbox.alive()
+
+
+async def test_a_lease_without_a_heartbeat_ends(backend: Counting):
+    clock = HeldClock()
+    async with SandboxPool(backend, SPEC, 1, rules=PoolRules(lease_seconds=10), clock=clock) as pool:
+        async with pool.lease() as sandbox:
+            pool.heartbeat(sandbox)
+            async with asyncio.timeout(60):
+                while await sandbox.alive():
+                    await asyncio.sleep(0)
+            with pytest.raises(SandboxError, match="has ended"):
+                pool.heartbeat(sandbox)
+        assert pool.stats().expired == 1
+
+
+async def test_a_sandbox_is_used_again_after_a_reset_as_often_as_allowed(backend: Counting):
+    seen = []
+    async with SandboxPool(backend, SPEC, 1, rules=PoolRules(reuses=1)) as pool:
+        for _ in range(3):
+            async with pool.lease() as sandbox:
+                assert await sandbox.files() == ()
+                await sandbox.write("dirt", b"")
+                seen.append(sandbox.id)
+    assert seen[0] == seen[1] != seen[2]
+
+
+async def test_a_sandbox_that_broke_its_protocol_is_not_used_again(backend: Counting):
+    async with SandboxPool(backend, SPEC, 1, rules=PoolRules(reuses=9)) as pool:
+        async with pool.lease() as sandbox:
+            assert isinstance(sandbox, AgentSandbox)
+            sandbox._channel.feed(b"\xff" * 64)
+            first = sandbox.id
+        async with pool.lease() as sandbox:
+            assert sandbox.id != first
+        assert pool.stats().quarantined == 1

@@ -25,14 +25,14 @@ GOLD = GoldPolicy(SUMS.gold)
 class DiesOnce(FakeBackend):
     """The second sandbox is dead as soon as it was made."""
 
-    async def create(self, spec: SandboxSpec) -> FakeSandbox:
+    async def create(self, spec: SandboxSpec, **asked: object) -> FakeSandbox:
         sandbox = await super().create(spec)
         sandbox.destroyed = len(self.made) == 2
         return sandbox
 
 
 class CannotCreate(FakeBackend):
-    async def create(self, spec: SandboxSpec) -> FakeSandbox:
+    async def create(self, spec: SandboxSpec, **asked: object) -> FakeSandbox:
         raise OSError("no more processes")
 
 
@@ -42,7 +42,7 @@ class Undestroyable(FakeSandbox):
 
 
 class Stubborn(FakeBackend):
-    async def create(self, spec: SandboxSpec) -> FakeSandbox:
+    async def create(self, spec: SandboxSpec, **asked: object) -> FakeSandbox:
         return Undestroyable(0, self._answer)
 
 
@@ -113,7 +113,7 @@ async def test_a_second_cancellation_waits_until_the_sandbox_is_destroyed():
             await super().destroy()
 
     class SlowBackend(FakeBackend):
-        async def create(self, spec: SandboxSpec) -> FakeSandbox:
+        async def create(self, spec: SandboxSpec, **asked: object) -> FakeSandbox:
             backend.made.append(Slow(0, self._answer))
             return backend.made[0]
 

@@ -36,7 +36,7 @@ class Knows:
 
 
 class EveryOtherDies(FakeBackend):
-    async def create(self, spec: SandboxSpec) -> FakeSandbox:
+    async def create(self, spec: SandboxSpec, **asked: object) -> FakeSandbox:
         sandbox = await super().create(spec)
         sandbox.destroyed = len(self.made) % 2 == 0
         return sandbox

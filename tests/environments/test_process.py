@@ -40,7 +40,7 @@ class StopsAt(FakeBackend):
         super().__init__()
         self._number, self.reached = number, asyncio.Event()
 
-    async def create(self, spec: SandboxSpec) -> FakeSandbox:
+    async def create(self, spec: SandboxSpec, **asked: object) -> FakeSandbox:
         if len(self.made) == self._number:
             self.reached.set()
             await asyncio.Event().wait()
@@ -48,7 +48,7 @@ class StopsAt(FakeBackend):
 
 
 class NoSandboxes(FakeBackend):
-    async def create(self, spec: SandboxSpec) -> FakeSandbox:
+    async def create(self, spec: SandboxSpec, **asked: object) -> FakeSandbox:
         raise OSError("none left")
 
 

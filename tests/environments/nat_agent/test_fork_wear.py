@@ -65,7 +65,7 @@ class ServerBackend(FakeBackend):
         super().__init__()
         self._most, self._refuses = most, refuses
 
-    async def create(self, spec: SandboxSpec) -> FakeSandbox:
+    async def create(self, spec: SandboxSpec, **asked: object) -> FakeSandbox:
         if len(self.made) == self._most:
             raise SandboxError("no more of them")
         sandbox = ServerSandbox(len(self.made), self._answer)

@@ -72,7 +72,7 @@ async def test_no_sandbox_is_left_when_it_is_cancelled(tmp_path: Path):
 
 async def test_an_episode_that_breaks_is_a_failure_and_costs_its_group_nothing(tmp_path: Path):
     class FirstDies(FakeBackend):
-        async def create(self, spec: object):  # type: ignore[no-untyped-def, override]
+        async def create(self, spec: object, **asked: object):  # type: ignore[no-untyped-def, override]
             sandbox = await super().create(spec)  # type: ignore[arg-type]
             if len(self.made) == 1:
                 raise SandboxError("this one died")
@@ -89,7 +89,7 @@ async def test_it_ends_and_says_why_where_nothing_but_failures_comes(tmp_path: P
     monkeypatch.setattr("services.environment_server.server.LOST_IN_A_ROW", 3)
 
     class Broken(FakeBackend):
-        async def create(self, spec: object):  # type: ignore[no-untyped-def, override]
+        async def create(self, spec: object, **asked: object):  # type: ignore[no-untyped-def, override]
             raise SandboxError("no walls here")
 
     async with server_of(tmp_path, FakePolicy(WRONG), Broken()) as (server, client):
