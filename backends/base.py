@@ -333,6 +333,7 @@ BACKENDS: Registry[type[Backend]] = Registry(
         "docker": "backends.docker:DockerBackend",
         "local": "backends.local:LocalBackend",
         "singularity": "backends.singularity:SingularityBackend",
+        "ssh": "backends.ssh:SshBackend",
         "unsafe-local": "backends.unsafe_local:UnsafeLocalBackend",
     },
 )

@@ -18,6 +18,7 @@ RUNTIMES = {
     "docker": "tests.backends.dockerd:docker",
     "local": "tests.backends.conformance.registry:local",
     "singularity": "tests.backends.apptainer:singularity",
+    "ssh": "tests.backends.conformance.ssh:runtime",
     "unsafe-local": "tests.backends.conformance.registry:unsafe_local",
 }
 """Name of a backend -> module:attribute of its Runtime, imported when its first case runs."""
