@@ -1,10 +1,11 @@
-"""The parsers of SGLang for the same completion, where it is installed: a function to time, by our name."""
+"""The parsers of vLLM and SGLang for the same completion, where those are installed: a function to time, by our name."""
 
 import logging
 from collections.abc import Callable, Sequence
 from importlib.util import find_spec
 
 from core.types import ToolSpec
+from tool_call_parsers.base import PARSERS
 
 SGLANG = {"apertus": "apertus2509", "minimax_m2": "minimax-m2", "internlm": "interns1", "hy_v3": "hunyuan", "openai": "gpt-oss"}
 """Our names whose counterpart is spelled otherwise than by leaving the underscores out."""
@@ -31,5 +32,30 @@ def sglang(name: str, tools: Sequence[ToolSpec]) -> Callable[[str], int] | None:
     return lambda text: len(FunctionCallParser(offered, peer).parse_non_stream(text)[1])
 
 
-PEERS = {"SGLang": sglang}
+def vllm(name: str, tools: Sequence[ToolSpec]) -> Callable[[str], int] | None:
+    """The same of vLLM's parser. Its tokenizer is a stand-in that has the format's markers as tokens."""
+    if find_spec("vllm") is None:
+        return None
+    logging.disable(logging.WARNING)
+    from tokenizers import Tokenizer
+    from tokenizers.models import WordLevel
+    from transformers import PreTrainedTokenizerFast
+    from vllm.entrypoints.openai.chat_completion.protocol import ChatCompletionRequest
+    from vllm.tool_parsers import ToolParserManager
+
+    offered = [{"type": "function", "function": {"name": tool.name, "parameters": tool.parameters}} for tool in tools]
+    request = ChatCompletionRequest.model_validate(
+        {"model": "m", "messages": [{"role": "user", "content": "Go."}], "tools": offered}
+    )
+    tokenizer = PreTrainedTokenizerFast(tokenizer_object=Tokenizer(WordLevel({"?": 0}, unk_token="?")), unk_token="?")
+    form = PARSERS.load(name)()
+    tokenizer.add_tokens(["<think>", "</think>", *getattr(form, "openers", ()), *getattr(form, "closers", ())])
+    try:
+        parser = ToolParserManager.get_tool_parser(name)(tokenizer, request.tools)
+    except Exception:  # it has no such format, or its parser asks for more than a stand-in has: no peer to time
+        return None
+    return lambda text: len(parser.extract_tool_calls(text, request).tool_calls)
+
+
+PEERS = {"SGLang": sglang, "vLLM": vllm}
 """By the name of the project: what loads its parser of a format."""
