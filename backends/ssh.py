@@ -78,8 +78,8 @@ class SshBackend:
     config_type = SshConfig
 
     def __init__(self, config: SshConfig | None = None) -> None:
-        self._config = config or SshConfig()
-        self._host = RemoteHost(self._config)
+        self.config = config or SshConfig()
+        self._host = RemoteHost(self.config)
         self._sandboxes = Sandboxes()
         self._facts: Facts | None = None
         self._preparing = asyncio.Lock()
@@ -90,13 +90,13 @@ class SshBackend:
         await sandbox.destroy()
         facts = await self._prepared()
         if not facts.bubblewrap:
-            detail = f"{self._config.place}, without bubblewrap: no walls but the machine's; limits: time, output"
+            detail = f"{self.config.place}, without bubblewrap: no walls but the machine's; limits: time, output"
             features = frozenset({Feature.RESET, Feature.SNAPSHOT, Feature.FORK})
             return Capabilities(backend=self.name, tier=Tier.UNSAFE, detail=detail, features=features)
         return Capabilities(
             backend=self.name,
             tier=Tier.NAMESPACES,
-            detail=f"{self._config.place}: bubblewrap there; no network; limits: {LIMITS}",
+            detail=f"{self.config.place}: bubblewrap there; no network; limits: {LIMITS}",
             private_pids=True,
             no_network=True,
             hides_host=True,
@@ -106,7 +106,7 @@ class SshBackend:
 
     async def create(self, spec: SandboxSpec, *, token: str = "", deadline_seconds: float = 60.0) -> AgentSandbox:
         """See Backend.create. Raises ConfigError for a path that does not exist there."""
-        if not self._config.host:
+        if not self.config.host:
             raise ConfigError(
                 "the backend 'ssh' needs a host: backend.host = NAME in the run's file, or --set backend.host=NAME"
             )
@@ -118,7 +118,7 @@ class SshBackend:
 
     async def reap(self, *, owner: str | None = None, older_than_seconds: float = 0.0) -> tuple[str, ...]:
         """See Backend.reap. A process of another machine than this one cannot be seen, so only its name reaps what it left."""
-        if not self._config.host:
+        if not self.config.host:
             return ()
         found = await self._ask(_Found, "find", {})
         chosen = [
@@ -129,7 +129,7 @@ class SshBackend:
         if not chosen:
             return ()
         ended = await self._ask(_Ended, "end", {"found": [[*one] for one in chosen]})
-        return tuple(f"{self._config.place}/{pid}" for pid in ended.ended)
+        return tuple(f"{self.config.place}/{pid}" for pid in ended.ended)
 
     async def aclose(self) -> None:
         """See Backend.aclose."""
@@ -147,7 +147,7 @@ class SshBackend:
         except SandboxError as error:
             if "bwrap: " not in str(error):
                 raise
-            raise MissingRuntime(f"ssh {self._config.place}: bubblewrap cannot build its walls there: {error}") from error
+            raise MissingRuntime(f"ssh {self.config.place}: bubblewrap cannot build its walls there: {error}") from error
 
     async def _prepared(self) -> Facts:
         """What is there; what sandboxes are made of is kept there from then on."""
@@ -170,24 +170,24 @@ class SshBackend:
         try:
             return kind.model_validate(answer)
         except ValidationError as error:
-            raise SandboxError(f"ssh {self._config.place}: an answer that is none: {str(answer)[:200]}") from error
+            raise SandboxError(f"ssh {self.config.place}: an answer that is none: {str(answer)[:200]}") from error
 
     async def _refuse_paths(self, spec: SandboxSpec) -> None:
         refuse_places(spec)
         if spec.readonly and (missing := (await self._ask_facts({}, paths=spec.readonly)).missing):
             raise ConfigError(
-                f"sandbox path {missing[0]}: does not exist on {self._config.place}; expected a path of that machine"
+                f"sandbox path {missing[0]}: does not exist on {self.config.place}; expected a path of that machine"
             )
 
     def _refuse_unsafe(self, facts: Facts) -> None:
         if facts.bubblewrap:
             return
-        if not self._config.allow_unsafe:
+        if not self.config.allow_unsafe:
             raise MissingRuntime(
-                f"ssh {self._config.place}: there is no bubblewrap: apt-get install bubblewrap there, or set "
+                f"ssh {self.config.place}: there is no bubblewrap: apt-get install bubblewrap there, or set "
                 "backend.allow_unsafe = true to run commands without walls"
             )
-        log.warning("commands_run_without_walls", host=self._config.place, instead="bubblewrap there")
+        log.warning("commands_run_without_walls", host=self.config.place, instead="bubblewrap there")
 
 
 class _Files:

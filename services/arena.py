@@ -5,8 +5,9 @@ from contextlib import asynccontextmanager
 
 from pydantic import Field, JsonValue
 
-from backends.base import BACKENDS
+from backends.base import BACKENDS, Backend
 from core.config import Config
+from core.errors import ConfigError
 from core.settings import Settings
 from environments.agent_loop import EpisodeLimits
 from environments.base import ENVIRONMENTS, Environment
@@ -38,7 +39,7 @@ async def open_arena(name: str, file: RunFile, settings: Settings, open_policy: 
     """
     config = file.section("rollouts", RolloutsConfig)
     environment = make_environment(name, file, settings)
-    backend = BACKENDS.load(config.backend)()
+    backend = make_backend(config.backend, file)
     await backend.probe()
     policy = steered(open_policy(environment), config.ephemeral_system_prompt)
     try:
@@ -47,6 +48,17 @@ async def open_arena(name: str, file: RunFile, settings: Settings, open_policy: 
     finally:
         await policy.aclose()
         await backend.aclose()
+
+
+def make_backend(name: str, file: RunFile) -> Backend:
+    """The backend of that name, with the settings of the section `backend` where it has any. Raises ConfigError."""
+    kind = BACKENDS.load(name)
+    config_type: type[Config] | None = getattr(kind, "config_type", None)
+    if config_type is not None:
+        return kind(file.section("backend", config_type))  # type: ignore[call-arg]
+    if found := file.sections().backend:
+        raise ConfigError(f"backend.{min(found)}: the backend {name!r} has no settings")
+    return kind()
 
 
 def make_environment(name: str, file: RunFile, settings: Settings) -> Environment:

@@ -2,7 +2,7 @@
 
     [env]       the environment's own settings          [policy]   how the policy is asked and samples
     [rollouts]  where and how episodes are played       [trainer]  the model, how it learns, how it is served
-    [api]       the rollout API
+    [api]       the rollout API                         [backend]  the sandboxes' own settings: the host of `ssh`, say
 
 A key of one section is `section.key` for `--set`. Flags win over `--set`, that over variables, those over the file.
 """
@@ -33,6 +33,7 @@ class Sections(Config):
     rollouts: JsonObject = Field(default_factory=dict)
     trainer: JsonObject = Field(default_factory=dict)
     api: JsonObject = Field(default_factory=dict)
+    backend: JsonObject = Field(default_factory=dict)
 
 
 @dataclass(frozen=True)
@@ -74,7 +75,7 @@ def override(key: str, value: JsonValue) -> str:
 def add_run_file_arguments(parser: argparse.ArgumentParser) -> None:
     """Declare --config, --set and --broken-rows."""
     parser.add_argument(
-        "--config", type=Path, metavar="FILE", help="TOML or YAML with sections env, policy, rollouts, trainer, api"
+        "--config", type=Path, metavar="FILE", help="TOML or YAML with sections env, policy, rollouts, trainer, api, backend"
     )
     parser.add_argument(
         "--set", action="append", default=[], metavar="SECTION.KEY=VALUE", help="change one setting; repeatable"
