@@ -8,11 +8,11 @@ the same are two groups, the same post again is not.
 from collections import OrderedDict
 from collections.abc import Awaitable, Callable
 from dataclasses import replace
-from hashlib import sha256
 from uuid import uuid4
 
 from core.clock import Clock
 from services.rollout_api.base import Parcel
+from services.rollout_api.compression import digest_of
 
 REMEMBERED = 50_000  # contents
 AFTER_RESTART_SECONDS = 60.0  # for so long a known content may be a post whose answer the last process did not send
@@ -28,11 +28,12 @@ class Posts:
 
     async def put(self, parcel: Parcel, put_group: Callable[[Parcel], Awaitable[bool]]) -> bytes:
         """Queue the parcel under an id; what to call `unanswered` with where its answer does not arrive."""
-        content = sha256(parcel.body).digest()[:16]
+        content = digest_of(parcel.body)
         number = self._counts.pop(content, 0)
         self._counts[content] = number + 1
         if len(self._counts) > REMEMBERED:
             self._counts.popitem(last=False)
+        parcel = replace(parcel, digest=content)
         try:
             first = await put_group(replace(parcel, id=f"{parcel.dialect}-{content.hex()}-{number}"))
             if not first and not self._may_be_again(content):

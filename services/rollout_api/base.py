@@ -47,6 +47,8 @@ class Parcel:
     run: str = ""
     """Whose queue; "" is the only run that is open, or the next one to be opened."""
     dialect: str = NATIVE
+    digest: bytes = b""
+    """`digest_of` the body, where it is known already."""
 
 
 @dataclass(frozen=True)
@@ -207,7 +209,7 @@ class Store(Protocol):
         """Forget the run, its groups and its batches; how many groups that were."""
         ...
 
-    async def put_group(self, sealed: Sealed) -> bool:
+    async def put_group(self, parcel: Parcel) -> bool:
         """Queue a group; False where it was accepted before. Raises Conflict, QueueFull and StorageFull."""
         ...
 

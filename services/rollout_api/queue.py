@@ -10,7 +10,6 @@ from core.errors import did_you_mean
 from core.logs import get_logger
 from core.types import Update
 from services.rollout_api.base import Choose, Event, Head, Lease, Parcel, Snapshot, Store
-from services.rollout_api.compression import seal
 from services.rollout_api.demand import Roster, Server, Shares, free_groups, group_size, groups_to_start
 from services.rollout_api.events import EventFeed
 from services.rollout_api.leases import LeaseTimers
@@ -32,7 +31,6 @@ from services.rollout_api.messages import (
 from services.rollout_api.refusals import Conflict, NotKnown
 
 READ_BYTES = 2 << 20  # of frames that are in memory for one response
-INLINE_BYTES = 16 << 10  # a smaller body is compressed sooner than it is handed to another thread
 
 log = get_logger("rollout_api")
 
@@ -138,8 +136,7 @@ class GroupQueue:
         Nothing of the body is decoded; whoever calls has validated it.
         """
         self._store.check_space()
-        sealed = seal(parcel) if len(parcel.body) < INLINE_BYTES else await asyncio.to_thread(seal, parcel)
-        first = await self._store.put_group(sealed)
+        first = await self._store.put_group(parcel)
         if first:
             self._roster.delivered(Server(parcel.run, parcel.environment, worker))
             self._ring_demand_if_free()

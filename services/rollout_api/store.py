@@ -9,7 +9,8 @@ from typing import Self, TypeVar
 from core.logs import get_logger
 from core.types import Update
 from services.rollout_api import ledger, ledger_runs
-from services.rollout_api.base import Choose, Event, Lease, Limits, Listener, OpenLease, Sealed, Snapshot
+from services.rollout_api.base import Choose, Event, Lease, Limits, Listener, OpenLease, Parcel, Sealed, Snapshot
+from services.rollout_api.compression import seal
 from services.rollout_api.database import Connector, Database
 from services.rollout_api.messages import EnvironmentSpec, GroupFacts, GroupFilter, Run, RunChange, RunSpec, TakeBatch
 from services.rollout_api.refusals import Refusal
@@ -106,9 +107,10 @@ class LedgerStore:
         """See Store."""
         return await self._writer.run(partial(ledger_runs.clear_run, name=run))
 
-    async def put_group(self, sealed: Sealed) -> bool:
+    async def put_group(self, parcel: Parcel) -> bool:
         """See Store."""
-        return await self._writer.run(partial(ledger.put_group, sealed=sealed))
+        post = _Post(parcel)
+        return await self._writer.run(post.put, prepare=post.seal)
 
     async def take_batch(self, wanted: TakeBatch, now: float, choose: Choose | None = None) -> Lease | None:
         """See Store."""
@@ -173,6 +175,21 @@ class LedgerStore:
                 await self._writer.run(_read_again)
             except Refusal as error:  # told to every caller already; the next change tries again
                 log.warning("not_refreshed", error=str(error))
+
+
+class _Post:
+    """A parcel on its way: compressed by the thread that writes it, between two transactions."""
+
+    def __init__(self, parcel: Parcel) -> None:
+        self._parcel = parcel
+        self._sealed: Sealed | None = None
+
+    def seal(self) -> None:
+        self._sealed = seal(self._parcel)
+
+    def put(self, t: Transaction) -> bool:
+        assert self._sealed is not None
+        return ledger.put_group(t, self._sealed)
 
 
 def _read_again(t: Transaction) -> None:

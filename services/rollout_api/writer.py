@@ -25,6 +25,7 @@ log = get_logger("rollout_api")
 @dataclass
 class _Job(Generic[T]):
     operation: Operation[T]
+    prepare: Callable[[], None] | None
     answer: "asyncio.Future[T]"
     outcome: T | None = None
     error: Exception | None = field(default=None)
@@ -49,8 +50,8 @@ class Writer:
         """Whether operations are taken."""
         return not self._closed and self._thread.is_alive()
 
-    async def run(self, operation: Operation[T]) -> T:
-        """The operation's result, once it is on the disk.
+    async def run(self, operation: Operation[T], prepare: Callable[[], None] | None = None) -> T:
+        """The operation's result, once it is on the disk. `prepare` runs in the same thread, before the transaction.
 
         Raises what the operation raised, StorageFull, Closing, and TryLater where too many wait already.
         """
@@ -59,7 +60,7 @@ class Writer:
         if self._jobs.qsize() >= self._max_waiting:
             raise TryLater(f"{self._max_waiting} operations wait for the disk already")
         answer: asyncio.Future[T] = self._loop.create_future()
-        self._jobs.put(_Job(operation, answer))
+        self._jobs.put(_Job(operation, prepare, answer))
         # the operation happens whether or not its caller still waits
         return await asyncio.shield(answer)
 
@@ -109,6 +110,9 @@ class Writer:
         self._loop.call_soon_threadsafe(self._deliver, jobs, self._snapshot, events)
 
     def _transaction(self, jobs: list[_Job]) -> Sequence[Event]:
+        for job in jobs:
+            if job.prepare is not None:
+                job.prepare()
         try:
             self._db.begin()
             t = Transaction(self._db, self._snapshot, self._limits)
