@@ -46,7 +46,6 @@ class AtroposRoutes:
     def __init__(self, queue: GroupQueue, clock: Clock, max_body_bytes: int) -> None:
         self._queue, self._clock, self._max_body_bytes = queue, clock, max_body_bytes
         self._state, self._posts = AtroposState(queue, clock), Posts(clock)
-        self._delivering: set[str] = set()
         self._held = 0
         self._latest: bytes | None = None
 
@@ -95,7 +94,7 @@ class AtroposRoutes:
                 "env_id": environment.id,
                 "wandb_name": f"{environment.name}_{environment.number}",
                 "checkpoint_dir": trainer.registration.checkpoint_dir,
-                "starting_step": self._step,
+                "starting_step": self._state.step,
                 "checkpoint_interval": trainer.registration.save_checkpoint_interval,
                 "num_steps": trainer.registration.num_steps,
             }
@@ -137,11 +136,12 @@ class AtroposRoutes:
         if lease is None:
             return JSONResponse({"batch": None})
         encoding = encoding_for(request.headers.get("accept-encoding", ""))
-        return BatchDelivery(self._queue, lease, encoding, self._delivering)
+        self._state.step += 1
+        return BatchDelivery(self._queue, lease, encoding, self._broke_off)
 
     async def get_status(self, request: Request) -> Response:
         """The trainer's step, and how many groups wait."""
-        return JSONResponse({"current_step": self._step, "queue_size": self._state.waiting().groups})
+        return JSONResponse({"current_step": self._state.step, "queue_size": self._state.waiting().groups})
 
     async def get_status_env(self, request: Request) -> Response:
         """What an environment throttles itself by; sizes in groups of its own size."""
@@ -158,7 +158,7 @@ class AtroposRoutes:
         )
         return JSONResponse(
             {
-                "current_step": self._step,
+                "current_step": self._state.step,
                 "queue_size": (own + others) // size,
                 "unallocated_fraction": 1.0 - min(sum(shares.values()), 1.0),
                 "self_queue_size": own // size,
@@ -195,10 +195,8 @@ class AtroposRoutes:
         log.warning("atropos_reset")
         return PlainTextResponse("Reset successful")
 
-    @property
-    def _step(self) -> int:
-        """Batches that the trainer has, the ones on their way included."""
-        return self._state.step + len(self._delivering)
+    def _broke_off(self) -> None:
+        self._state.step = max(0, self._state.step - 1)
 
     async def _read(self, request: Request) -> bytes:
         if media_type_of(request) != JSON:

@@ -1,7 +1,7 @@
 """ScoredData of Atropos 0.4.0: checked in its bytes, and written anew with every field that its clients ask for.
 
 The rows of token ids, masks and logprobs are the bulk of it. They are looked at as text: which characters there are,
-how many commas a row has, how long its longest number is. An object for each token is made only where that says
+how many commas a row has, how far apart they are. An object for each token is made only where that says
 that something is unusual, such as a number that came as a string.
 """
 
@@ -14,10 +14,10 @@ from msgspec import Meta, Raw, Struct
 
 from services.rollout_api.refusals import Invalid
 
-WHOLE = b"-0123456789, \t\r\n"
+WHOLE = b"-0123456789 \t\r\n"
 REAL = WHOLE + b".eE+"
-LONGEST_WHOLE = 19  # characters; every number that is shorter than a 64-bit one can be
-LONGEST_REAL = 64
+LONGEST_WHOLE = 19  # characters with the comma before it; a number that is shorter has 64 bits
+LONGEST_REAL = 64  # one that is shorter, without an exponent that makes it larger, is finite
 Int64 = Annotated[int, Meta(ge=-(2**63), le=2**63 - 1)]
 Dicts = list[dict[str, Any]]
 NULL = Raw(b"null")
@@ -133,47 +133,48 @@ def _checked(group: ScoredData) -> Checked:
 
 
 def _whole_rows(name: str, raw: Raw) -> Rows:
-    rows = _plain_rows(bytes(raw), WHOLE, LONGEST_WHOLE)
-    if rows is not None:
-        return rows
-    numbers = _decoded(name, _whole.decode, raw)
-    return Rows(msgspec.json.encode(numbers), tuple(map(len, numbers)))
+    return _plain_rows(bytes(raw), WHOLE, LONGEST_WHOLE) or _decoded_rows(name, _whole, raw)
 
 
 def _real_rows(name: str, raw: Raw) -> Rows:
-    rows = _plain_rows(bytes(raw), REAL, LONGEST_REAL)
-    if rows is not None and not _grows(rows.json):
-        return rows
-    numbers = _decoded(name, _real.decode, raw)
-    for row in numbers:
+    return _plain_rows(bytes(raw), REAL, LONGEST_REAL) or _decoded_rows(name, _real, raw)
+
+
+def _decoded_rows(name: str, decoder: "msgspec.json.Decoder[Any]", raw: Raw) -> Rows:
+    rows: list[list[float]] = _decoded(name, decoder.decode, raw)
+    for row in rows:
         _finite(name, row)
-    return Rows(msgspec.json.encode(numbers), tuple(map(len, numbers)))
+    return Rows(msgspec.json.encode(rows), tuple(map(len, rows)))
 
 
 def _plain_rows(text: bytes, characters: bytes, longest: int) -> Rows | None:
-    """Rows of numbers of those characters, none longer than that; None for anything else. `text` is JSON."""
-    brackets = text.translate(None, characters)
-    if brackets != b"[" + b"[]" * (len(brackets) // 2 - 1) + b"]":
+    """Rows of two numbers and more, which have those characters only and are small. None for anything else.
+
+    `text` is JSON. What is left of it without the characters of numbers is [[,,,],[,,,]]: a comma less than numbers.
+    """
+    skeleton = text.translate(None, characters)
+    if not (skeleton.startswith(b"[[") and skeleton.endswith(b"]]")):
         return None
-    if brackets == b"[]":
-        return Rows(text, ()) if not text.strip()[1:-1].strip() else None
-    seen = np.frombuffer(text, np.uint8)
-    commas = np.flatnonzero(seen == ord(","))
-    if int(np.diff(commas, prepend=-1, append=len(text)).max()) - 1 > longest:
+    rows = skeleton[2:-2].split(b"],[")
+    if any(not row or row.strip(b",") for row in rows):
         return None
-    starts, ends = np.flatnonzero(seen == ord("["))[1:], np.flatnonzero(seen == ord("]"))[:-1]
-    lengths = np.searchsorted(commas, ends) - np.searchsorted(commas, starts) + 1
-    for row in np.flatnonzero(lengths == 1):
-        lengths[row] = bool(text[starts[row] + 1 : ends[row]].strip())
-    return Rows(text, tuple(lengths.tolist()))
+    if _longest(text) > longest or _grows(text):
+        return None
+    return Rows(text, tuple(len(row) + 1 for row in rows))
+
+
+def _longest(text: bytes) -> int:
+    """Characters between two commas at most."""
+    commas = np.flatnonzero(np.frombuffer(text, np.uint8) == ord(","))
+    return int((commas[1:] - commas[:-1]).max(initial=max(commas[0], len(text) - commas[-1])))
 
 
 def _grows(text: bytes) -> bool:
     """Whether there is an exponent that does not make its number smaller: only such a one can reach infinity."""
-    if b"e" not in text and b"E" not in text:
-        return False
+    if b"E" in text:
+        return True
     characters = np.frombuffer(text, np.uint8)
-    exponents = np.flatnonzero((characters == ord("e")) | (characters == ord("E")))
+    exponents = np.flatnonzero(characters == ord("e"))
     return bool((characters[exponents + 1] != ord("-")).any())
 
 

@@ -5,7 +5,7 @@ one whose connection breaks before that goes back to its place in the queue.
 """
 
 import asyncio
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Callable
 from contextlib import suppress
 from typing import Protocol
 
@@ -39,10 +39,9 @@ def encoding_for(accepted: str) -> str:
 class BatchDelivery(Response):
     """The answer to GET /batch."""
 
-    def __init__(self, queue: GroupQueue, lease: Lease, encoding: str, delivering: set[str]) -> None:
-        """`delivering` holds the ids of the batches that are on their way."""
-        self._queue, self._lease, self._encoding, self._delivering = queue, lease, encoding, delivering
-        delivering.add(lease.batch_id)
+    def __init__(self, queue: GroupQueue, lease: Lease, encoding: str, broke_off: Callable[[], None]) -> None:
+        """`broke_off` is called where the trainer does not get the batch."""
+        self._queue, self._lease, self._encoding, self._broke_off = queue, lease, encoding, broke_off
         headers = {"Content-Type": JSON, "Vary": "Accept-Encoding"}
         super().__init__(headers=headers)
         if encoding == "identity":
@@ -86,12 +85,11 @@ class BatchDelivery(Response):
             if through:
                 await self._queue.acknowledge(batch_id, None)
             else:
+                self._broke_off()
                 groups = await self._queue.return_batch(batch_id)
                 log.warning("delivery_broke_off", batch=batch_id, groups=groups)
         except Refusal as error:  # the run was reset or opened again meanwhile, or the lease ends by itself
             log.warning("delivery_not_noted", batch=batch_id, through=through, error=str(error))
-        finally:
-            self._delivering.discard(batch_id)
 
     async def _parts(self) -> AsyncIterator[bytes]:
         packer = self._packer()

@@ -122,6 +122,8 @@ class AtroposState:
     def __init__(self, queue: GroupQueue, clock: Clock) -> None:
         self._queue, self._clock = queue, clock
         self.trainer: Trainer | None = None
+        self.step = 0
+        """Batches that the trainer took, the ones on their way included, from its first step on."""
         self.environments: dict[int, Environment] = {}
         self._heard: dict[int, float] = {}
         self._waiting = Waiting({}, {}, 0, None)
@@ -129,7 +131,7 @@ class AtroposState:
     async def load(self) -> None:
         """Read what an earlier process remembered. Every environment counts as heard of until it is silent for long."""
         notes = await self._queue.notes(f"{RUN}/")
-        self.environments = {}
+        self.step = self._queue.snapshot.runs[RUN].step if RUN in self._queue.snapshot.runs else 0
         for key, value in notes.items():
             if key == TRAINER:
                 self.trainer = Trainer.model_validate_json(value)
@@ -137,12 +139,6 @@ class AtroposState:
                 environment = Environment.model_validate_json(value)
                 self.environments[environment.id] = environment
                 self.hear(environment.id)
-
-    @property
-    def step(self) -> int:
-        """Batches that were delivered, from the trainer's first step on."""
-        run = self._queue.snapshot.runs.get(RUN)
-        return run.step if run else 0
 
     async def register(self, registration: Registration) -> None:
         """Take the trainer's settings. A second trainer with the same ones joins; one with others changes them.
@@ -156,7 +152,7 @@ class AtroposState:
         moved = known is None or known.registration.starting_step != registration.starting_step
         await self._queue.put_note(TRAINER, trainer.model_dump_json().encode())
         size = registration.batch_size
-        await self._queue.open_run(
+        run = await self._queue.open_run(
             RunSpec(
                 id=RUN,
                 groups_per_batch=size,
@@ -166,7 +162,7 @@ class AtroposState:
                 step=registration.starting_step if moved else None,
             )
         )
-        self.trainer = trainer
+        self.trainer, self.step = trainer, run.step
 
     async def start(self) -> None:
         """The trainer asked for its first batch: environments may begin."""
@@ -206,7 +202,7 @@ class AtroposState:
         for key in await self._queue.notes(f"{RUN}/"):
             await self._queue.put_note(key, None)
         await self._queue.clear_run(RUN)
-        self.trainer, self.environments, self._heard = None, {}, {}
+        self.trainer, self.step, self.environments, self._heard = None, 0, {}, {}
 
     def hear(self, env_id: int) -> None:
         """That environment lives."""
