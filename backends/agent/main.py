@@ -227,7 +227,10 @@ def _take_link(which: str) -> None:
     """Move the link to our own descriptors, and close whatever else the launcher left open: sources of mounts, say."""
     ends = (0, 1) if which == "stdio" else (int(which), int(which))
     for end, ours in zip(ends, (INCOMING, OUTGOING)):  # noqa: B905 since Python 3.10
-        os.dup2(end, ours, inheritable=False)
+        if end == ours:  # the launcher happened to use our number; dup3 refuses to copy onto itself
+            os.set_inheritable(end, False)
+        else:
+            os.dup2(end, ours, inheritable=False)
     os.closerange(3, INCOMING)
     os.closerange(OUTGOING + 1, ALL_FDS)
     nothing = os.open("/dev/null", os.O_RDWR)  # becomes number 3, the lowest that is free
