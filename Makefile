@@ -39,7 +39,7 @@ nat: .venv-nat/.ready
 .venv-nat/.ready: requirements/nat.txt
 	@$(make_venv)
 	@echo "natgym: installing the NAT runtime into .venv-nat (minutes)"
-	@.venv-nat/$(PIP_INSTALL) -r requirements/nat.txt
+	@sh backends/images/nat/install.sh .venv-nat requirements/nat.txt
 	@touch $@
 
 # only for the tests that have Atropos's own clients talk to natgym; they are skipped without it
