@@ -130,6 +130,7 @@ ENVIRONMENTS: Registry[Callable[..., Environment]] = Registry(
         "gsm8k": "environments.gsm8k:Gsm8k",
         "nat_agent": "environments.nat_agent.environment:NatAgent",
         "reverse_text": "environments.reverse_text:ReverseText",
+        "swe": "environments.swe.environment:Swe",
         "terminal_tasks": "environments.terminal_tasks:TerminalTasks",
     },
 )

@@ -17,7 +17,7 @@ MAY_IMPORT = {
     "trainer": {"core", "tool_call_parsers"},
     "services": {"core", "backends", "tool_call_parsers", "environments", "trainer"},
 }
-IN_SANDBOX = ("backends.agent", "environments.nat_agent.runtime")  # under another interpreter, without the rest of natgym
+IN_SANDBOX = ("backends.agent", "environments.nat_agent.runtime", "environments.swe.inside")  # under another interpreter, alone
 MAX_FILE_LINES, MAX_FUNCTION_LINES, MAX_ARGUMENTS = 400, 60, 6
 EMPTY_NAMES = {"utils", "util", "helpers", "helper", "misc", "common", "base2"}
 FILES = sorted(

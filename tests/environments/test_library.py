@@ -1,6 +1,9 @@
 """What holds for every environment that comes with natgym: gold answers earn everything, wrong ones do not."""
 
+from collections.abc import Iterator
+
 import pytest
+from pydantic import JsonValue
 
 from environments.attack import play_attacks
 from environments.base import ENVIRONMENTS, Environment, Split
@@ -8,12 +11,20 @@ from environments.episode import Arena, run_episode
 from environments.gold_policy import GoldPolicy
 from tests.environments.sandboxes import any_backend
 
-NAMES = ["gsm8k", "reverse_text", "terminal_tasks"]
+NAMES = ["gsm8k", "reverse_text", "swe", "terminal_tasks"]
 PLAYED = 6
 
 
 def made(name: str) -> Environment:
     return ENVIRONMENTS.load(name)()
+
+
+def texts(value: JsonValue) -> Iterator[str]:
+    """Every string in a value."""
+    if isinstance(value, str):
+        yield value
+    for inner in value.values() if isinstance(value, dict) else value if isinstance(value, list) else ():
+        yield from texts(inner)
 
 
 @pytest.mark.parametrize("name", NAMES)
@@ -54,5 +65,5 @@ async def test_what_a_policy_is_told_never_holds_the_hidden_data(name: str):
         for split in Split:
             for task in environment.tasks(split)[:PLAYED]:
                 told = "\n".join(message.content for message in task.messages)
-                hidden = [value for value in task.data.values() if isinstance(value, str) and len(value) > 12]
+                hidden = [text for text in texts(task.data) if len(text) > 12]
                 assert not [value for value in hidden if value in told]

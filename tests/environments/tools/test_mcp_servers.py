@@ -73,7 +73,7 @@ async def test_a_server_is_a_toolset_and_each_episode_has_a_session_of_its_own(c
     async with episode() as one, episode() as other:
         assert [await add.run(one, {"number": number}) for number in (2, 3)] == ["count 2", "count 5"]
         assert await add.run(other, {"number": 1}) == "count 1"
-        with pytest.raises(ToolMistake, match="Error executing tool fail.now"):
+        with pytest.raises(ToolMistake, match=r"Error executing tool fail\.now"):
             await fail.run(one, {})
         with pytest.raises(ToolMistake, match="number"):
             await add.run(one, {"number": "many"})

@@ -1,0 +1,1 @@
+"""The environment `swe`: repair a small git repository whose tests fail."""
