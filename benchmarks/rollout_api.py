@@ -176,8 +176,11 @@ class Bench:
                 for start in range(0, SMALL, 1000):
                     body = orjson.dumps([small(number) for number in range(start, start + 1000)])
                     server.ask("POST", "/scored_data_list", body, Content_Type="application/json")
-                seconds[name] = 1000 * timed(lambda server=server: server.ask("GET", "/batch"))
-        yield f"first batch, {SMALL} small groups queued", Row(seconds["ours"], seconds["peer"], 50.0, "lower", "ms")
+                seconds[name] = 1000 * cpu_seconds(server, lambda server=server: server.ask("GET", "/batch"))
+        yield (
+            f"first batch, {SMALL} small groups queued, server CPU",
+            Row(seconds["ours"], seconds["peer"], 50.0, "lower", "ms"),
+        )
         yield from self._first_native_batch()
 
     def _first_native_batch(self) -> Iterator[tuple[str, Row]]:
@@ -305,6 +308,15 @@ def settle(server: Server) -> None:
     while (now := server.usage().cpu) != before:
         before = now
         time.sleep(0.1)
+
+
+def cpu_seconds(server: Server, work: Callable[[], object]) -> float:
+    """CPU seconds that the server spends on some work."""
+    settle(server)
+    before = server.usage().cpu
+    work()
+    settle(server)
+    return server.usage().cpu - before
 
 
 def longest_wait(server: Server) -> float:
