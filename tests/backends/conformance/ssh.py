@@ -21,8 +21,10 @@ async def runtime() -> AsyncIterator[Backend]:
     except ModuleNotFoundError as error:
         raise MissingRuntime(f"the package {error.name!r} is not installed") from error
     backend = SshBackend(_server().config)
-    yield backend
-    await backend.aclose()
+    try:
+        yield backend
+    finally:
+        await backend.aclose()
 
 
 @cache
