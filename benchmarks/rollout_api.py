@@ -188,8 +188,9 @@ class Bench:
         with our_server(self._folder) as ours:
             open_run(ours, "native")
             post(Posts(ours, "/v1/groups", MSGPACK, lambda number: renamed(body, "s" * 32, uuid4().hex)), SMALL)
-            took = 1000 * timed(lambda: ours.ask("POST", "/v1/batches", take(16), Content_Type=MSGPACK["Content-Type"]))
-        yield f"first batch, {SMALL} small groups queued, /v1", Row(took, None, 50.0, "lower", "ms")
+            kind = MSGPACK["Content-Type"]
+            took = 1000 * cpu_seconds(ours, lambda: ours.ask("POST", "/v1/batches", take(16), Content_Type=kind))
+        yield f"first batch, {SMALL} small groups queued, /v1, server CPU", Row(took, None, 50.0, "lower", "ms")
 
     def _batches(self, groups: int, identity_bar: float, gzip_bar: float) -> Iterator[tuple[str, Row]]:
         sequences = 8 * groups
