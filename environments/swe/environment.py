@@ -4,31 +4,31 @@ Without a data set it makes its repositories itself (environments/swe/generator.
 of HumanEvalPack or SWE-bench (environments/swe/rows.py).
 """
 
-from collections.abc import Mapping, Sequence
-from contextlib import AsyncExitStack, suppress
+from collections.abc import Sequence
+from contextlib import AsyncExitStack
 from pathlib import Path
 from types import TracebackType
 from typing import ClassVar, Self
 
 from pydantic import Field
 
-from backends.base import BACKENDS, SandboxPathError, SandboxSpec
+from backends.base import BACKENDS, SandboxSpec
 from core.config import Config
 from core.types import Message, Reward, Role, Task, Turn
 from environments.base import Attack, Environment, Split, Tool, wrong_answers
 from environments.rows import BrokenRows
 from environments.swe.attacks import attack_answers
+from environments.swe.bench import Bench, BenchRow
 from environments.swe.generator import repairs
 from environments.swe.held_out_programs import HELD_OUT
 from environments.swe.programs import TRAIN
-from environments.swe.repair import Repair, is_source
+from environments.swe.repair import Repair
 from environments.swe.rows import read_repairs
-from environments.swe.trial import hidden_tests
+from environments.swe.trial import hidden_tests, sources
 from environments.tool_context import ToolContext
 from environments.tools.calls import as_call
 from environments.toolsets import Toolbox, ToolsConfig
 
-MAX_FILE_BYTES = 1 << 18
 SYSTEM = (
     "You repair code in the git repository in /workspace. Look at it with your tools, change its sources, and run its tests. "
     "Other tests than those in it decide. When the repair is done, say so in one sentence."
@@ -46,6 +46,10 @@ class SweConfig(Config):
     """Rows in the form of HumanEvalPack or SWE-bench; None: generated repositories."""
     test: Path | None = None
     broken_rows: BrokenRows = BrokenRows.REFUSE
+    repositories: Path | None = None
+    """Clones called OWNER__NAME, which rows of SWE-bench need."""
+    packages: Path | None = None
+    """A folder with pytest and what those tests import; None: the sandbox has them."""
     backend: str = "local"
     """Where the hidden tests run."""
     tools: ToolsConfig = ToolsConfig(use=("coding",))
@@ -67,6 +71,7 @@ class Swe(Environment):
     async def __aenter__(self) -> Self:
         self._backend = BACKENDS.load(self._config.backend)()
         self._running.push_async_callback(self._backend.aclose)
+        self._bench = Bench(self._backend, self._config.repositories, self._config.packages)
         self._tools = await Toolbox.open(self._config.tools)
         return self
 
@@ -93,24 +98,35 @@ class Swe(Environment):
 
     def sandbox(self, task: Task) -> SandboxSpec:
         """A shell, Python and a small disk."""
-        return SandboxSpec(memory_mib=1024, processes=128, disk_mib=64)
+        asked = _asked(task)
+        return self._bench.spec() if isinstance(asked, BenchRow) else SandboxSpec(memory_mib=1024, processes=128, disk_mib=64)
 
     async def prepare(self, task: Task, context: ToolContext) -> None:
         """Lay down the repository, and commit it where the sandbox has git."""
-        await context.upload({path: text.encode() for path, text in _repair(task).files.items()})
+        asked = _asked(task)
+        if isinstance(asked, BenchRow):
+            return await self._bench.prepare(asked, context)
+        await context.upload({path: text.encode() for path, text in asked.files.items()})
         done = await context.bash(COMMIT)
         if done.exit_code != 0:
             raise RuntimeError(f"git: {done.stderr[-300:].decode(errors='replace').strip()}")
+        return None
 
     async def reward(self, task: Task, turns: Sequence[Turn], context: ToolContext) -> Reward:
         """1 where all hidden tests pass on a fresh copy of the sources; the share that does is the metric `hidden`."""
-        repair = _repair(task)
-        verdict = await hidden_tests(self._backend, repair, await sources(repair, context))
+        asked = _asked(task)
+        if isinstance(asked, BenchRow):
+            verdict = await self._bench.verdict(asked, context)
+        else:
+            verdict = await hidden_tests(self._backend, asked, await sources(asked, context))
         return Reward.of({"hidden": verdict.passed / max(1, verdict.total)}, solved=float(verdict.solved))
 
     def gold(self, task: Task) -> Sequence[str]:
         """The known repair, written file by file."""
-        written = [as_call("write_file", path=path, content=text) for path, text in _repair(task).fixed.items()]
+        asked = _asked(task)
+        if isinstance(asked, BenchRow):
+            return self._bench.gold(asked)
+        written = [as_call("write_file", path=path, content=text) for path, text in asked.fixed.items()]
         return ("\n".join(written), "The bug is mended.")
 
     def attacks(self) -> Sequence[Attack]:
@@ -118,21 +134,14 @@ class Swe(Environment):
         repair = next(repairs(TRAIN))
         return wrong_answers(self._task(repair), attack_answers(repair))
 
-    def _task(self, repair: Repair) -> Task:
-        messages = (Message(role=Role.SYSTEM, content=SYSTEM), Message(role=Role.USER, content=repair.statement))
-        data = repair.model_dump(mode="json", exclude={"statement"})
-        return Task(id=f"swe-{repair.name}", environment=self.name, messages=messages, tools=self._tools.specs, data=data)
+    def _task(self, asked: Repair | BenchRow) -> Task:
+        said = asked.problem_statement if isinstance(asked, BenchRow) else asked.statement
+        name = asked.instance_id if isinstance(asked, BenchRow) else asked.name
+        messages = (Message(role=Role.SYSTEM, content=SYSTEM), Message(role=Role.USER, content=said))
+        data = asked.model_dump(mode="json", exclude={"statement"})
+        return Task(id=f"swe-{name}", environment=self.name, messages=messages, tools=self._tools.specs, data=data)
 
 
-async def sources(repair: Repair, context: ToolContext) -> Mapping[str, str]:
-    """The repository's own Python as the policy left it: no tests, no caches, no start-up files of an interpreter."""
-    listed = [path for path in await context.files() if is_source(path)]
-    found: dict[str, str] = {}
-    for path in dict.fromkeys([*filter(is_source, repair.files), *listed]):
-        with suppress(SandboxPathError):  # what is gone or too large is not part of it
-            found[path] = await context.read_text(path, max_bytes=MAX_FILE_BYTES)
-    return found
-
-
-def _repair(task: Task) -> Repair:
-    return Repair.model_validate(task.data)
+def _asked(task: Task) -> Repair | BenchRow:
+    """What a task is about, whichever process made it."""
+    return (BenchRow if "instance_id" in task.data else Repair).model_validate(task.data)

@@ -1,19 +1,8 @@
 """What there is to repair, whoever made it: a repository, what is wrong with it, hidden tests, and a repair that is known."""
 
-from enum import StrEnum
-
 from pydantic import Field
 
 from core.types import Value
-
-
-class Trial(StrEnum):
-    """How hidden tests are run; docs/environments.md says what each promises."""
-
-    ARMS_LENGTH = "arms_length"
-    """The tests in one sandbox, the repository in another; only plain values cross."""
-    TOGETHER = "together"
-    """The tests import the repository, in a fresh copy of it."""
 
 
 class Repair(Value):
@@ -28,9 +17,6 @@ class Repair(Value):
     """Tests that the policy never sees."""
     fixed: dict[str, str]
     """Whole files that repair it."""
-    trial: Trial = Trial.ARMS_LENGTH
-    must_pass: tuple[str, ...] = ()
-    """Ids of the tests that count, for tests that pytest runs; all of them where it is empty."""
 
     @property
     def modules(self) -> tuple[str, ...]:

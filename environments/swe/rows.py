@@ -1,4 +1,4 @@
-"""Rows of published data sets as repairs: Python rows in the form of HumanEvalPack."""
+"""Rows of published data sets: Python rows in the form of HumanEvalPack as repairs, those of SWE-bench as they are."""
 
 import ast
 from collections.abc import Iterator
@@ -6,9 +6,8 @@ from pathlib import Path
 
 from core.types import Value
 from environments.rows import BrokenRows, Row, parsed
+from environments.swe.bench import BenchRow
 from environments.swe.repair import Repair
-
-FIELDS = ("task_id", "declaration", "canonical_solution", "buggy_solution", "test", "example_test", "entry_point")
 
 
 class HumanEvalPackRow(Value):
@@ -27,14 +26,15 @@ class HumanEvalPackRow(Value):
     bug_type: str = ""
 
 
-def read_repairs(path: Path, broken: BrokenRows = BrokenRows.REFUSE) -> Iterator[Repair]:
-    """The repairs of a file. Raises BadData naming file, row and field."""
-    return (repair for _, repair in parsed(path, _repair, broken, FIELDS))
+def read_repairs(path: Path, broken: BrokenRows = BrokenRows.REFUSE) -> Iterator[Repair | BenchRow]:
+    """What the rows of a file ask for; one with an `instance_id` is of SWE-bench. Raises BadData naming file, row, field."""
+    return (found for _, found in parsed(path, _read, broken))
 
 
-def _repair(row: Row) -> Repair:
-    known = {name: value for name, value in row.items() if name in HumanEvalPackRow.model_fields and value is not None}
-    return human_eval(HumanEvalPackRow.model_validate(known))
+def _read(row: Row) -> Repair | BenchRow:
+    kind = BenchRow if "instance_id" in row else HumanEvalPackRow
+    found = kind.model_validate({name: row[name] for name in kind.model_fields if row.get(name) is not None})
+    return found if isinstance(found, BenchRow) else human_eval(found)
 
 
 def human_eval(row: HumanEvalPackRow) -> Repair:

@@ -8,13 +8,15 @@ else: it never runs where a verdict is reached, and it is never shown a test, on
 import asyncio
 import json
 from collections.abc import Mapping
+from contextlib import suppress
 from pathlib import Path
 from typing import NamedTuple
 
-from backends.base import Backend, Process, Sandbox, SandboxError, SandboxSpec
+from backends.base import Backend, Process, Sandbox, SandboxError, SandboxPathError, SandboxSpec
 from core.errors import RewardError
 from environments.episode import lease
-from environments.swe.repair import Repair
+from environments.swe.repair import Repair, is_source
+from environments.tool_context import ToolContext
 
 INSIDE = Path(__file__).with_name("inside")
 LIBRARY = ".natgym"
@@ -23,6 +25,7 @@ REPOSITORY = "repository"
 HIDDEN = "hidden"
 SECONDS = 120.0  # of the whole trial, on a machine that is busy; calls are bounded by CPU inside
 MAX_LINE = 1 << 20
+MAX_FILE_BYTES = 1 << 18
 ENDED = b'{"error": "RuntimeError", "message": "the process ended"}\n'
 SPEC = SandboxSpec(memory_mib=512, processes=64, disk_mib=32)
 
@@ -39,6 +42,16 @@ class Verdict(NamedTuple):
     def solved(self) -> bool:
         """Whether every test passed, and there was one."""
         return self.total > 0 and self.passed == self.total
+
+
+async def sources(repair: Repair, context: ToolContext) -> Mapping[str, str]:
+    """The repository's own Python as the policy left it: no tests, no caches, no start-up files of an interpreter."""
+    listed = [path for path in await context.files() if is_source(path)]
+    found: dict[str, str] = {}
+    for path in dict.fromkeys([*filter(is_source, repair.files), *listed]):
+        with suppress(SandboxPathError):  # what is gone or too large is not part of it
+            found[path] = await context.read_text(path, max_bytes=MAX_FILE_BYTES)
+    return found
 
 
 async def hidden_tests(backend: Backend, repair: Repair, files: Mapping[str, str]) -> Verdict:
