@@ -13,7 +13,7 @@ from core.errors import MissingRuntime
 
 FOLDER = Path(__file__).with_name("agent")
 PACKAGE = "backends.agent"
-MODULES = ("frames", "processes", "loop", "files", "copies", "jobs", "sessions", "usage", "main")
+MODULES = ("frames", "landlock", "processes", "loop", "files", "copies", "jobs", "sessions", "usage", "main")
 """In the order of their imports."""
 RUN = f"""
 for name, code in MODULES:
@@ -66,9 +66,9 @@ def compiled_agent(python: str) -> bytes:
     return done.stdout
 
 
-def compiled_command(python: str, path: str, end: str) -> list[str]:
-    """Run what `compiled_agent` returned, found at `path`, under the same interpreter."""
-    return [python, *FLAGS, "-c", f"import marshal, sys\nMODULES = marshal.loads(open({path!r}, 'rb').read()){RUN}", end]
+def compiled_command(python: str, file: str | int, end: str) -> list[str]:
+    """Run what `compiled_agent` returned, a path or an inherited descriptor, under the same interpreter."""
+    return [python, *FLAGS, "-c", f"import marshal, sys\nMODULES = marshal.loads(open({file!r}, 'rb').read()){RUN}", end]
 
 
 def _sources() -> list[tuple[str, str]]:

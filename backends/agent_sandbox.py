@@ -48,6 +48,8 @@ class Hooks(NamedTuple):
     another: Callable[[], Awaitable["AgentSandbox"]] | None = None
     """Make another sandbox of the same spec."""
     set_network: Callable[[Network], Awaitable[None]] | None = None
+    oom_kills: Callable[[], int] | None = None
+    """How many of its processes the kernel has killed for their memory so far."""
 
 
 class AgentSandbox:
@@ -58,6 +60,7 @@ class AgentSandbox:
         self.host = host
         self._channel, self._hooks = channel, hooks
         self._destruction: asyncio.Task[None] | None = None
+        self._oom_kills = 0
 
     async def exec(
         self,
@@ -81,7 +84,8 @@ class AgentSandbox:
         except asyncio.CancelledError:
             cancel(self._channel, number)
             raise
-        return exec_result(self._channel, checked(self._channel, ExecAnswer, reply), reply)
+        result = exec_result(self._channel, checked(self._channel, ExecAnswer, reply), reply)
+        return result.model_copy(update={"out_of_memory": True}) if self._ran_out(result) else result
 
     async def spawn(self, argv: Sequence[str], *, cwd: str = "/workspace", env: Mapping[str, str] | None = None) -> Process:
         """See Sandbox.spawn."""
@@ -187,6 +191,13 @@ class AgentSandbox:
         if self._destruction is None:
             self._destruction = asyncio.get_running_loop().create_task(self._destroy())
         await asyncio.shield(self._destruction)
+
+    def _ran_out(self, result: ExecResult) -> bool:
+        """Whether the kernel killed something for its memory since this was last asked; a shell tells that as 137."""
+        if self._hooks.oom_kills is None or (result.exit_code is not None and result.exit_code < 128):
+            return False
+        before, self._oom_kills = self._oom_kills, self._hooks.oom_kills()
+        return self._oom_kills > before
 
     async def _list(self, path: str, max_files: int) -> tuple[str, ...]:
         reply = await self._ask({"op": "files", "path": path, "max_files": max_files}, max_body=transfers.NAMES_BYTES)

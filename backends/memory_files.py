@@ -29,3 +29,9 @@ class MemoryFiles:
     def path(self, data: bytes) -> str:
         """The same as a path for the program that inherits it."""
         return f"/proc/self/fd/{self.file(data)}"
+
+    def pipe(self) -> tuple[int, str]:
+        """A pipe that the program writes to: our end, which the caller closes, and the number of the program's."""
+        ours, theirs = os.pipe()
+        self.fds.append(theirs)
+        return ours, str(theirs)

@@ -30,11 +30,11 @@ from backends.base import (
 )
 from backends.bubblewrap import AGENT, SYSTEM, Machine, refuse_places, walls
 from backends.channel import Channel
-from backends.local import UNPRIVILEGED
 from backends.owner import is_gone, this_owner
 from backends.sandboxes import Sandboxes
 from backends.ssh_far import CREATED, OWNER
 from backends.ssh_remote import PATH, RemoteHost, SshConfig
+from backends.staging import UNPRIVILEGED
 from backends.start import STDIO, hello, shake_hands
 from core.errors import ConfigError, MissingRuntime
 from core.logs import get_logger

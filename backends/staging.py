@@ -11,6 +11,7 @@ from typing import NamedTuple
 
 from core.errors import ConfigError
 
+UNPRIVILEGED = 60999  # in no range that Debian, systemd or subordinate users hand out
 PLACE = "/sys"  # is on every machine, and no sandbox is shown it
 SCRIPT = f"""
 set -e

@@ -9,6 +9,8 @@ import resource
 from _ctypes import call_function, dlopen, dlsym  # what ctypes is made of, without its type machinery
 from _signal import SIG_DFL, SIGINT, SIGKILL, SIGPIPE, SIGXFSZ, signal  # pyright: ignore[reportMissingImports] what signal is made of
 
+from backends.agent.landlock import Walls
+
 TYPE_CHECKING = False
 if TYPE_CHECKING:
     from types import TracebackType
@@ -47,6 +49,8 @@ class Setup:
         """The agent is PID 1 of a namespace: every process that it can see is its own."""
         self.writable: list[str] = hello["writable"]
         """Directories whose files a snapshot keeps and a reset removes."""
+        self.walls = Walls(hello["walls"]) if hello.get("walls") else None
+        """What every command enters, where no namespace was made for all of them."""
 
     def inside(self, path: str) -> str:
         """The real path of a path as the host names it; relative ones start in the workspace."""
@@ -175,7 +179,6 @@ def _be_command(command: Command, setup: Setup, streams: list[int]) -> NoReturn:
         os.setsid()
         for target, stream in enumerate(streams):
             os.dup2(stream, target)
-        os.closerange(len(streams), ALL_FDS)
         for number in (SIGINT, SIGPIPE, SIGXFSZ):
             signal(number, SIG_DFL)
         _offer_to_oom_killer()
@@ -183,6 +186,9 @@ def _be_command(command: Command, setup: Setup, streams: list[int]) -> NoReturn:
             _lower_limit(getattr(resource, name), value)
         os.umask(0o022)
         os.chdir(setup.inside(cwd))
+        if setup.walls is not None:
+            setup.walls.enter()
+        os.closerange(len(streams), ALL_FDS)
         os.execvpe(argv[0], argv, {**setup.env, **command.env})
     except (OSError, ValueError) as error:
         reason = error.strerror if isinstance(error, OSError) else str(error)

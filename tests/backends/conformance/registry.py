@@ -16,7 +16,9 @@ Runtime = Callable[[], AbstractAsyncContextManager[Backend]]
 
 RUNTIMES = {
     "docker": "tests.backends.dockerd:docker",
+    "landlock": "tests.backends.conformance.registry:landlock",
     "local": "tests.backends.conformance.registry:local",
+    "modal": "tests.backends.conformance.modal:runtime",
     "singularity": "tests.backends.apptainer:singularity",
     "ssh": "tests.backends.conformance.ssh:runtime",
     "unsafe-local": "tests.backends.conformance.registry:unsafe_local",
@@ -34,6 +36,16 @@ def runtime(name: str) -> Runtime:
 async def local() -> AsyncIterator[Backend]:
     """This machine's bubblewrap."""
     backend = LocalBackend()
+    try:
+        yield backend
+    finally:
+        await backend.aclose()
+
+
+@asynccontextmanager
+async def landlock() -> AsyncIterator[Backend]:
+    """What the backend `local` does where bubblewrap is not installed."""
+    backend = LocalBackend("no-such-bubblewrap")
     try:
         yield backend
     finally:

@@ -1,0 +1,87 @@
+"""Limits on a sandbox as a whole, on machines where control groups can be made."""
+
+import os
+import signal
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from backends import cgroups
+from backends.agent_sandbox import AgentSandbox
+from backends.base import SandboxSpec
+from backends.cgroups import PREFIX, Hierarchies
+from backends.local import LocalBackend
+from backends.owner import is_gone, this_owner
+
+
+@pytest.fixture
+def places() -> Iterator[list[Path]]:
+    """Where groups are made; skips where none can be."""
+    found = cgroups.hierarchies()
+    if found is None:
+        pytest.skip("no cgroup can be made here")
+    return found.places
+
+
+def groups(places: list[Path]) -> set[str]:
+    return {path.name for place in places for path in place.glob(f"{PREFIX}{this_owner()}-*")}
+
+
+async def test_the_groups_go_with_their_sandbox(places: list[Path], local: LocalBackend):
+    before = groups(places)
+    sandbox = await local.create(SandboxSpec())
+    assert len(groups(places) - before) == 1
+    await sandbox.destroy()
+    assert groups(places) == before
+
+
+async def test_every_command_is_in_them(places: list[Path], walled: AgentSandbox):
+    program = await walled.spawn(["sh", "-c", "echo up; sleep 4400; :"])
+    await program.receive()
+    (name,) = groups(places)
+    for place in places:
+        assert len((place / name / "cgroup.procs").read_text().split()) >= 4  # agent, nanny, sh, sleep
+
+
+async def test_a_command_that_ran_out_of_memory_says_so(places: list[Path], local: LocalBackend):
+    sandbox = await local.create(SandboxSpec(memory_mib=64, disk_mib=1, processes=64))
+    hog = "import os\nfor _ in range(4): os.fork()\nx = b'x' * (60 << 20)"
+    result = await sandbox.exec(["python3", "-I", "-S", "-c", hog], timeout_seconds=60)
+    assert (result.out_of_memory, result.exit_code == 0) == (True, False)
+    assert not (await sandbox.exec(["sh", "-c", "kill -9 $$"], timeout_seconds=60)).out_of_memory
+
+
+async def test_what_a_killed_process_left_is_removed_later(places: list[Path], local: LocalBackend):
+    child = os.fork()
+    if child == 0:
+        try:
+            found = cgroups.hierarchies()
+            assert found is not None
+            cgroups.Group(found, SandboxSpec())
+        finally:
+            os.kill(os.getpid(), signal.SIGKILL)
+    os.waitpid(child, 0)
+    left = [path.name for path in places[0].glob(f"{PREFIX}*-{child}-*")]
+    assert len(left) == 1
+    assert set(left) <= set(await local.reap())
+    assert not (places[0] / left[0]).exists()
+
+
+def test_the_second_version_is_set_up_in_one_group(tmp_path: Path):
+    """The kernel's files are plain ones here, so this is about what is written where."""
+    hierarchies = Hierarchies(2, dict.fromkeys(cgroups.CONTROLLERS, tmp_path))
+    group = cgroups.Group(hierarchies, SandboxSpec(memory_mib=100, disk_mib=10, processes=20, cpus=1.5))
+    (made,) = tmp_path.iterdir()
+    written = {path.name: path.read_text() for path in made.iterdir()}
+    assert written == {"pids.max": "36", "memory.max": str((100 + 20 + 64) << 20), "cpu.max": "150000 100000"}
+    (made / "memory.events").write_text("low 0\noom 3\noom_kill 2\n")
+    assert group.oom_kills() == 2
+
+
+def test_an_owner_is_gone_when_its_process_is():
+    mine = this_owner()
+    boot, pid, started = mine.rsplit("-", 2)
+    assert not is_gone(mine)
+    assert is_gone(f"{boot}-{pid}-{int(started) + 1}")  # the pid was given again
+    assert not is_gone(f"{'0' * 32}-{pid}-1")  # of another machine, which cannot be seen
