@@ -15,6 +15,7 @@ from environments.base import Tool
 from environments.episode import Arena, run_episode
 from environments.gold_policy import GoldPolicy
 from environments.group import run_group
+from environments.policy import CompletionRequest
 from environments.tool_context import ToolContext
 from tests.fakes import WRITE, FakeBackend, FakePolicy, FakeSandbox, Sums, call
 
@@ -254,3 +255,33 @@ async def test_a_task_is_varied_once_for_all_members_of_a_group():
 
     first, again, other = [await run_group(Arena(Varied(), GOLD, FakeBackend()), SUMS.task(1), 2, name) for name in "aab"]
     assert first.task.seed == again.task.seed != other.task.seed
+
+
+class Unscored(Furnished):
+    async def reward(self, task: Task, turns: Sequence[Turn], context: ToolContext) -> Reward:
+        raise ZeroDivisionError("verifier")
+
+
+async def test_what_tools_opened_is_closed_where_the_episode_is_lost():
+    environment = Unscored()
+    policy = FakePolicy([call("open", text="1"), ""])
+    trajectory = await run_episode(Arena(environment, policy, FakeBackend()), environment.task(4), "e")
+    assert trajectory.failure
+    assert environment.log == ["opened", "closed"]
+
+
+async def test_what_tools_opened_is_closed_where_the_episode_is_cancelled():
+    environment, asked = Furnished(), asyncio.Event()
+
+    async def never(request: CompletionRequest) -> str:
+        asked.set()
+        await asyncio.Event().wait()
+        return ""
+
+    policy = FakePolicy([call("open", text="1"), never])
+    episode = asyncio.create_task(run_episode(Arena(environment, policy, FakeBackend()), environment.task(4), "e"))
+    await asyncio.wait_for(asked.wait(), 60)
+    episode.cancel()
+    with pytest.raises(asyncio.CancelledError):
+        await episode
+    assert environment.log == ["opened", "closed"]

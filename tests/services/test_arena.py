@@ -1,24 +1,21 @@
-"""From the file of a run to the backend that it names."""
+"""What an environment is made with, out of files and variables."""
 
-import pytest
+from pydantic import SecretStr
 
-from backends.ssh import SshBackend
-from core.errors import ConfigError
-from services.arena import make_backend
+from core.settings import Settings
+from environments.gsm8k import Gsm8k
+from environments.reverse_text import ReverseText
+from services.arena import make_environment
 from services.run_file import RunFile
 
 
-def test_a_backend_with_settings_reads_the_section_backend():
-    backend = make_backend("ssh", RunFile(None, ("backend.host=far", "backend.port=2222")))
-    assert isinstance(backend, SshBackend)
-    assert (backend.config.host, backend.config.port) == ("far", 2222)
+def test_the_key_of_the_web_search_reaches_an_environment_that_may_search():
+    environment = make_environment("gsm8k", RunFile(), Settings(exa_api_key=SecretStr("k-1")))
+    assert isinstance(environment, Gsm8k)
+    key = environment._config.tools.web.exa_api_key
+    assert key
+    assert key.get_secret_value() == "k-1"
 
 
-def test_a_wrong_setting_of_a_backend_is_named():
-    with pytest.raises(ConfigError, match=r"unknown key 'backend\.hosts'; did you mean 'host'"):
-        make_backend("ssh", RunFile(None, ("backend.hosts=far",)))
-
-
-def test_settings_of_a_backend_that_has_none_are_refused():
-    with pytest.raises(ConfigError, match=r"backend\.host: the backend 'local' has no settings"):
-        make_backend("local", RunFile(None, ("backend.host=far",)))
+def test_an_environment_without_tools_of_that_kind_is_made_without_it():
+    assert isinstance(make_environment("reverse_text", RunFile(), Settings(exa_api_key=SecretStr("k-1"))), ReverseText)
