@@ -17,6 +17,7 @@ from core.logs import LogLevel
 from core.types import Value
 
 PREFIX = "NATGYM_"
+FIRST_INHERITED = 3  # sd_listen_fds(3)
 
 
 class Settings(Value):
@@ -80,6 +81,13 @@ def read_dotenv(path: Path) -> dict[str, str]:
 def child_environ(**extra: str) -> dict[str, str]:
     """The environment that natgym's own child processes start with: ours, plus what is given."""
     return {**os.environ, **extra}
+
+
+def inherited_descriptor(environ: Mapping[str, str] | None = None) -> int | None:
+    """The listening socket that a supervisor hands to this process, as systemd does; None where there is none."""
+    variables = os.environ if environ is None else environ
+    meant = variables.get("LISTEN_PID") == str(os.getpid()) and variables.get("LISTEN_FDS") == "1"
+    return FIRST_INHERITED if meant else None
 
 
 def _variable(name: str) -> str:

@@ -20,6 +20,7 @@ from starlette.responses import JSONResponse
 from starlette.types import ASGIApp, Receive, Scope, Send
 
 from core.errors import ConfigError, PortInUse
+from core.settings import inherited_descriptor
 
 OPEN_PATHS = frozenset({"/health", "/ready"})
 PORTS_TRIED = 50
@@ -66,6 +67,24 @@ def claim_socket(host: str, port: int) -> socket.socket:
         if error.errno == errno.EADDRINUSE:
             raise PortInUse(f"port {port} on {host} is taken by another program: stop it or choose another port") from error
         raise ConfigError(f"cannot listen on {host}:{port}: {error.strerror}") from error
+    sock.setblocking(False)
+    return sock
+
+
+def given_socket() -> socket.socket | None:
+    """The listening socket of a supervisor that keeps it open while this service is replaced, so that nobody is refused.
+
+    Raises ConfigError where what was handed over is none.
+    """
+    descriptor = inherited_descriptor()
+    if descriptor is None:
+        return None
+    try:
+        sock = socket.socket(fileno=descriptor)
+        if not sock.getsockopt(socket.SOL_SOCKET, socket.SO_ACCEPTCONN) or sock.family == socket.AF_UNIX:
+            raise OSError("it does not listen on a port")
+    except OSError as error:
+        raise ConfigError(f"LISTEN_FDS: descriptor {descriptor} is no listening socket: {error}") from error
     sock.setblocking(False)
     return sock
 

@@ -147,21 +147,22 @@ class AtroposRoutes:
         """What an environment throttles itself by; sizes in groups of its own size."""
         env_id = (await read_model(request, EnvId, MAX_SMALL_BODY)).env_id
         environment = await self._state.known(env_id)
-        waiting, shares, trainer = self._state.waiting(), self._state.shares(), self._state.trainer
+        waiting, shares, batch = self._state.waiting(), self._state.shares(), self._state.batch_size
         size = max(environment.group_size, waiting.largest_group.get(env_id, 1))
         own = waiting.by_environment.get(env_id, 0)
-        batch = trainer.registration.batch_size if trainer else 0
         others = sum(
             max(0, sequences - int(batch * (shares.get(other, 0.0) if other is not None else 0.0)))
             for other, sequences in waiting.by_environment.items()
             if other != env_id
         )
+        # it takes what waits for a share of the batches that it knows of: a larger batch needs more to wait
+        scale = environment.batch_size / batch if environment.batch_size and batch else 1.0
         return JSONResponse(
             {
                 "current_step": self._state.step,
-                "queue_size": (own + others) // size,
+                "queue_size": int((own + others) * scale) // size,
                 "unallocated_fraction": 1.0 - min(sum(shares.values()), 1.0),
-                "self_queue_size": own // size,
+                "self_queue_size": int(own * scale) // size,
                 "max_group_size": max(waiting.largest_group.values(), default=1),
                 "env_weight": self._state.weight_of(environment),
             }

@@ -74,6 +74,8 @@ class Environment(Lenient):
     weight: float
     group_size: int
     min_batch_allocation: float | None
+    batch_size: int
+    """The trainer's when it registered, 0 where that is not known. It never asks again, and bounds what it makes by this."""
     connected: bool = True
 
     @property
@@ -125,6 +127,7 @@ class AtroposState:
         self.step = 0
         """Batches that the trainer took, the ones on their way included, from its first step on."""
         self.environments: dict[int, Environment] = {}
+        self._former: dict[int, Environment] = {}
         self._heard: dict[int, float] = {}
         self._waiting = Waiting({}, {}, 0, None)
 
@@ -139,6 +142,11 @@ class AtroposState:
                 environment = Environment.model_validate_json(value)
                 self.environments[environment.id] = environment
                 self.hear(environment.id)
+
+    @property
+    def batch_size(self) -> int:
+        """Sequences of a batch; 0 where no trainer has registered."""
+        return self.trainer.registration.batch_size if self.trainer else 0
 
     async def register(self, registration: Registration) -> None:
         """Take the trainer's settings. A second trainer with the same ones joins; one with others changes them.
@@ -175,7 +183,7 @@ class AtroposState:
         """A new environment, with an id of its own. Raises QueueFull where there are too many."""
         self._check_room()
         number = sum(one.name == (wanted.desired_name or UNNAMED) for one in self.environments.values())
-        environment = _environment(max(self.environments, default=-1) + 1, wanted, number)
+        environment = self._environment(max(self.environments, default=-1) + 1, wanted, number)
         await self._keep(environment)
         return environment
 
@@ -186,7 +194,7 @@ class AtroposState:
             self._check_room()
             size = self.waiting().largest_group.get(env_id, 1)
             wanted = EnvironmentRequest(max_token_length=1, desired_name=None, weight=None, group_size=size)
-            await self._keep(_environment(env_id, wanted, number=env_id))
+            await self._keep(self._former.get(env_id) or self._environment(env_id, wanted, env_id))
         return self.environments[env_id]
 
     async def disconnect(self, env_id: int) -> bool:
@@ -198,7 +206,8 @@ class AtroposState:
         return True
 
     async def reset(self) -> None:
-        """Forget everything."""
+        """Forget everything, but for what environments were: those that live on are taken in again as such."""
+        self._former = self.environments
         for key in await self._queue.notes(f"{RUN}/"):
             await self._queue.put_note(key, None)
         await self._queue.clear_run(RUN)
@@ -238,6 +247,18 @@ class AtroposState:
             self._waiting = Waiting(sequences, largest, groups, snapshot)
         return self._waiting
 
+    def _environment(self, env_id: int, wanted: EnvironmentRequest, number: int) -> Environment:
+        return Environment(
+            id=env_id,
+            name=wanted.desired_name or UNNAMED,
+            number=number,
+            max_token_length=wanted.max_token_length,
+            weight=1.0 if wanted.weight is None else wanted.weight,
+            group_size=wanted.group_size,
+            min_batch_allocation=wanted.min_batch_allocation,
+            batch_size=self.batch_size,
+        )
+
     def _check_room(self) -> None:
         if len(self.environments) >= MAX_ENVIRONMENTS:
             raise QueueFull(f"{MAX_ENVIRONMENTS} environments are registered; GET /reset_data forgets them")
@@ -246,15 +267,3 @@ class AtroposState:
         self.environments[environment.id] = environment  # before anything is waited for: ids are given once
         self.hear(environment.id)
         await self._queue.put_note(f"{ENVIRONMENT}{environment.id}", environment.model_dump_json().encode())
-
-
-def _environment(env_id: int, wanted: EnvironmentRequest, number: int) -> Environment:
-    return Environment(
-        id=env_id,
-        name=wanted.desired_name or UNNAMED,
-        number=number,
-        max_token_length=wanted.max_token_length,
-        weight=1.0 if wanted.weight is None else wanted.weight,
-        group_size=wanted.group_size,
-        min_batch_allocation=wanted.min_batch_allocation,
-    )

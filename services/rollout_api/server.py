@@ -7,7 +7,7 @@ from pydantic import Field
 from core.clock import SystemClock
 from core.config import Config
 from core.errors import ConfigError
-from services.bind import claim_socket, run_server, url_of
+from services.bind import claim_socket, given_socket, run_server, url_of
 from services.rollout_api.access import Tokens
 from services.rollout_api.app import create_app
 from services.rollout_api.base import Limits
@@ -42,8 +42,9 @@ def serve_api(config: RolloutApiConfig, tokens: Tokens | None = None) -> None:
     tokens = tokens or Tokens()
     tokens.check_bind(config.host)
     clock = SystemClock()
-    sock = claim_socket(config.host, config.port)
+    sock = given_socket() or claim_socket(config.host, config.port)
     with sock:
+        tokens.check_bind(sock.getsockname()[0])
         limits = Limits(config.max_queued_groups, config.max_queued_mib * MIB, config.remembered_groups, config.kept_payloads)
         queue = GroupQueue(LedgerStore(connector_of(config), limits), clock)
         app = create_app(queue, clock=clock, tokens=tokens, max_body_bytes=config.max_body_mib * MIB)

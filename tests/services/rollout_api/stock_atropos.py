@@ -10,6 +10,8 @@ import pytest
 
 ROOT = Path(__file__).parents[3]
 PYTHON = ROOT / ".venv-atropos/bin/python"
+GIVEN = 'exec 3<&"$1"; shift; export LISTEN_FDS=1 LISTEN_PID=$$; exec "$@"'
+"""For bash: hands the socket of that descriptor to a command, as systemd does."""
 MISSING = "Atropos's own clients are not installed: make atropos"
 
 needs_atropos = pytest.mark.skipif(not (ROOT / ".venv-atropos/.ready").exists(), reason=MISSING)

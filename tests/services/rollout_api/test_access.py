@@ -1,5 +1,9 @@
 """Who is let in with which token, and that nobody is without one."""
 
+import json
+import socket
+import subprocess
+import sys
 from pathlib import Path
 
 import pytest
@@ -16,7 +20,8 @@ from services.rollout_api.base import Limits
 from services.rollout_api.queue import GroupQueue
 from services.rollout_api.sqlite import SqliteFile
 from services.rollout_api.store import LedgerStore
-from tests.services.rollout_api.harness import raw
+from tests.services.rollout_api.harness import SERVE, raw
+from tests.services.rollout_api.stock_atropos import GIVEN, ROOT
 
 TOKENS = Tokens(*(SecretStr(f"secret of {role}") for role in Role))
 ALL = {Role.ENVIRONMENT, Role.TRAINER, Role.READER}
@@ -139,3 +144,24 @@ async def test_no_origin_is_told_that_it_may_read(tmp_path: Path):
 async def test_asking_for_the_head_takes_no_batch_and_resets_nothing(tmp_path: Path):
     async with raw(tmp_path / "q") as http:
         assert {(await http.head(path)).status_code for path in ("/batch", "/reset_data")} == {405}
+
+
+@pytest.mark.parametrize(
+    ("address", "kind", "problem"),
+    [
+        ("0.0.0.0", socket.SOCK_STREAM, "'0.0.0.0' can be reached from other machines"),
+        ("127.0.0.1", socket.SOCK_DGRAM, "descriptor 3 is no listening socket"),
+    ],
+)
+def test_a_socket_that_is_handed_over_is_held_to_the_same_rules(
+    tmp_path: Path, address: str, kind: socket.SocketKind, problem: str
+):
+    with socket.socket(socket.AF_INET, kind) as sock:
+        sock.bind((address, 0))
+        if kind is socket.SOCK_STREAM:
+            sock.listen()
+        config = json.dumps({"database": str(tmp_path / "q"), "min_free_mib": 0})
+        command = ["bash", "-c", GIVEN, "bash", str(sock.fileno()), sys.executable, "-c", SERVE, config]
+        done = subprocess.run(command, pass_fds=[sock.fileno()], capture_output=True, text=True, cwd=ROOT)
+    assert done.returncode != 0
+    assert problem in done.stderr

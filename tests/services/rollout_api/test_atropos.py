@@ -304,6 +304,18 @@ async def test_an_environment_sees_what_waits_in_groups_of_its_size(tmp_path: Pa
         ]  # fmt: skip
 
 
+async def test_an_environment_feeds_a_trainer_whose_batches_grew(tmp_path: Path):
+    async with atropos(tmp_path / "q") as api:
+        await api.start(batch_size=4)
+        env_id = (await api.join())["env_id"]
+        await api.http.get("/reset_data")
+        await api.start(batch_size=16)
+        await api.post(*(scored(name, env_id=env_id) for name in range(4)))
+        # it stops at so many batches of the four sequences that it was told of: a quarter of what waits
+        assert [(await api.status_env(env_id))[key] for key in ("queue_size", "self_queue_size")] == [1, 1]
+        assert (await api.status())["queue_size"] == 4
+
+
 async def test_an_environment_that_nobody_knows_any_more_is_taken_in_again(tmp_path: Path):
     async with atropos(tmp_path / "q") as api:
         await api.start()
