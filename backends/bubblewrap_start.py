@@ -53,7 +53,7 @@ class Bubblewrap:
         found = cgroups.hierarchies()
         group = cgroups.Group(found, spec) if found else None
         try:
-            return await self._start(program, spec, _Grouped(group, hooks))
+            return await self._start(program, spec, Grouped(group, hooks))
         except BaseException as error:
             if group:
                 group.remove()
@@ -62,7 +62,7 @@ class Bubblewrap:
                 raise
             raise MissingRuntime(f"bubblewrap cannot build its walls: {reason}") from error
 
-    async def _start(self, program: str, spec: SandboxSpec, grouped: "_Grouped") -> AgentSandbox:
+    async def _start(self, program: str, spec: SandboxSpec, grouped: "Grouped") -> AgentSandbox:
         moving = None
         try:
             with MemoryFiles() as memory:
@@ -91,7 +91,7 @@ class Bubblewrap:
         return Launch(argv=lambda end: [*command, *agent_argv(end)], fds=memory.fds)
 
 
-class _Grouped:
+class Grouped:
     """The hooks of a sandbox in control groups."""
 
     def __init__(self, group: cgroups.Group | None, hooks: Hooks) -> None:

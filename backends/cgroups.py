@@ -53,6 +53,11 @@ class Group:
             self.remove()
             raise
 
+    @property
+    def doors(self) -> list[str]:
+        """The files into which a process that belongs here is written."""
+        return [str(place / self._name / "cgroup.procs") for place in self._hierarchies.places]
+
     def take_agent(self, info: int) -> None:
         """Move the agent in, whose pid bubblewrap writes to that pipe, before it starts anything. Blocks; closes `info`.
 
@@ -62,8 +67,8 @@ class Group:
             text = pipe.read()
         if text:  # else bubblewrap failed, which is told elsewhere
             pid = str(json.loads(text)["child-pid"])
-            for place in self._hierarchies.places:
-                (place / self._name / "cgroup.procs").write_text(pid)
+            for door in self.doors:
+                Path(door).write_text(pid)
 
     def oom_kills(self) -> int:
         """How many processes of it the kernel killed for their memory."""

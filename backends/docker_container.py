@@ -30,6 +30,7 @@ def container_config(
     spec: SandboxSpec, image: str, command: Sequence[str], shown: Mapping[str, str], labels: Mapping[str, str]
 ) -> JsonObject:
     """What to POST to /containers/create. `shown`: host path -> path inside, read only."""
+    memory = (spec.memory_mib + 2 * spec.disk_mib + SHM_MIB) * MIB  # what is written to the memory disks counts as well
     writable = f"rw,nosuid,nodev,exec,uid={USER},gid={USER},mode=0755,size={spec.disk_mib}m"
     return {
         "Image": image,
@@ -62,8 +63,8 @@ def container_config(
             "LogConfig": {"Type": "none", "Config": {}},
             "RestartPolicy": {"Name": "no"},
             "PidsLimit": spec.processes + AGENT_PROCESSES,
-            "Memory": spec.memory_mib * MIB,
-            "MemorySwap": spec.memory_mib * MIB,  # memory and swap together, so no swap
+            "Memory": memory,
+            "MemorySwap": memory,  # memory and swap together, so no swap
             "NanoCpus": int(spec.cpus * 1e9),
             "Ulimits": [{"Name": "nofile", "Soft": OPEN_FILES, "Hard": OPEN_FILES}, {"Name": "core", "Soft": 0, "Hard": 0}],
             **_security(spec),

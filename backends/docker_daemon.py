@@ -110,9 +110,7 @@ def _meaning(status: int, message: str, image: str, *, first: bool) -> SandboxEr
     if "executable file not found" in message or "exec: " in message:
         return ImageError(f"the image {image!r} cannot run natgym's agent; expected one with python3 in its PATH ({message})")
     if "bind source path does not exist" in message:
-        return CapabilityError(
-            f"the docker daemon does not see this machine's files: name an image that holds them ({message})"
-        )
+        return CapabilityError(f"the docker daemon does not see this machine's files: name an image that has them ({message})")
     if "no space left" in message:
         return CapacityExhausted(f"docker: {message}")
     return SandboxError(f"docker: {message}")

@@ -15,6 +15,7 @@ from io import StringIO
 from pathlib import Path
 from tempfile import TemporaryDirectory
 
+from backends import cgroups
 from backends.agent_sandbox import AgentSandbox, Hooks
 from backends.base import (
     Capabilities,
@@ -28,11 +29,12 @@ from backends.base import (
     Tier,
 )
 from backends.bubblewrap import binds, system_python
+from backends.bubblewrap_start import Grouped
 from backends.confined import confined_command
 from backends.images.host_root import system_binds, write_root
 from backends.sandboxes import Sandboxes
 from backends.singularity_images import ImageFiles, plain
-from backends.staging import everybody_reaches, stage
+from backends.staging import everybody_reaches, stage, step_down
 from backends.start import Launch, hello, start_sandbox
 from core.errors import MissingRuntime
 
@@ -55,7 +57,9 @@ mount dev = minimal
 enable overlay = try
 enable underlay = yes
 """
-LIMITS = "processes, address space and file size by rlimits, disk"
+GROUPED = "processes, memory and CPU of all commands by cgroups, disk"
+UNGROUPED = "processes, address space and file size by rlimits, disk; no cgroup can be made here"
+ENTER = 'count=$1; shift; while [ $count -gt 0 ]; do echo $$ >"$1" || exit 1; shift; count=$((count - 1)); done; exec "$@"'
 INSTALL = "apt-get install apptainer, or see https://apptainer.org"
 
 
@@ -74,14 +78,17 @@ class SingularityBackend:
         """See Backend.probe. Makes a sandbox and destroys it."""
         sandbox = await self.create(SandboxSpec())
         await sandbox.destroy()
+        grouped = cgroups.hierarchies() is not None
+        limits = {Limit.PROCESSES, Limit.DISK, *((Limit.MEMORY, Limit.CPU) if grouped else ())}
+        how = GROUPED if grouped else UNGROUPED
         return Capabilities(
             backend=self.name,
-            tier=Tier.NAMESPACES,
-            detail=f"{Path(self._found()).name} in user-namespace mode, no network; limits: {LIMITS}",
+            tier=Tier.CONTAINED if grouped else Tier.NAMESPACES,
+            detail=f"{Path(self._found()).name} in user-namespace mode, no network; limits: {how}",
             private_pids=True,
             no_network=True,
             hides_host=True,
-            limits=frozenset({Limit.PROCESSES, Limit.DISK}),
+            limits=frozenset(limits),
             features=frozenset({Feature.RESET, Feature.SNAPSHOT, Feature.FORK}),
         )
 
@@ -92,8 +99,8 @@ class SingularityBackend:
         return await self._sandboxes.create(lambda: self._make(spec), token, deadline_seconds)
 
     async def reap(self, *, owner: str | None = None, older_than_seconds: float = 0.0) -> tuple[str, ...]:
-        """See Backend.reap. A sandbox ends with the socket of its maker, so there is nothing to find."""
-        return ()
+        """See Backend.reap. A sandbox ends with the socket of its maker; empty control groups are left to find."""
+        return tuple(cgroups.reap())
 
     async def aclose(self) -> None:
         """See Backend.aclose."""
@@ -106,33 +113,41 @@ class SingularityBackend:
         hooks = Hooks(self._sandboxes.forget, another=lambda: self.create(spec))
         program = self._found()
         root = await self._images.root_of(Path(spec.image)) if spec.image else self._own() / "root"
+        found = cgroups.hierarchies()
+        group = cgroups.Group(found, spec) if found else None
         try:
-            return await start_sandbox(self._launch(program, spec, root), hello(spec, isolated=True), hooks)
-        except SandboxError as error:
+            launch = self._launch([*_entering(group), program], spec, root)
+            return await start_sandbox(launch, hello(spec, isolated=True), Grouped(group, hooks).hooks())
+        except BaseException as error:
+            if group:
+                group.remove()
+            if not isinstance(error, SandboxError):
+                raise
             meaning = _meaning(str(error), spec.image)
             if meaning is None:
                 raise
             raise meaning from error
 
-    def _launch(self, program: str, spec: SandboxSpec, root: Path) -> Launch:
-        user = _user()
+    def _launch(self, program: list[str], spec: SandboxSpec, root: Path) -> Launch:
+        """`program` is apptainer and what goes before it. Root steps down between the two."""
         shown, python = {**system_binds(), **binds(spec)}, str(system_python())
         if spec.image:
             shown, python = dict(spec.readonly), "python3"
-        prefix: list[str] = []
-        if user is not None and not everybody_reaches(str(root)):
-            raise ImageError(f"{root}: sandboxes run as {UNPRIVILEGED}; expected an image that every user can reach")
-        if user is not None and [source for source in shown if not everybody_reaches(source)]:
-            prefix, shown = stage(shown, user)
-            user = None  # the stage is built by root, which then steps down by itself
+        prefix, user = [], _user()
+        if user is not None:
+            if not everybody_reaches(str(root)):
+                raise ImageError(f"{root}: sandboxes run as {UNPRIVILEGED}; expected an image that every user can reach")
+            reached = all(everybody_reaches(source) for source in shown)
+            prefix, shown = (step_down(user), shown) if reached else stage(shown, user)
         mounts = [word for source, inside in shown.items() for word in ("--mount", _mount(source, inside))]
-        command = [*prefix, program, "--nocolor", "--silent", "--config", str(self._config(spec)), *OPTIONS, *mounts, str(root)]
+        options = ["--nocolor", "--silent", "--config", str(self._config(spec)), *OPTIONS, *mounts, str(root)]
+        command = [*program[:-1], *prefix, program[-1], *options]
 
         def argv(end: int) -> list[str]:
             nested = spec.nested_namespaces
             return [*command, *confined_command(python, str(end), nested_namespaces=nested, sealed=WRITABLE)]
 
-        return Launch(argv, user=user)
+        return Launch(argv)
 
     def _found(self) -> str:
         for program in [self._program] if self._program else PROGRAMS:
@@ -162,6 +177,11 @@ class SingularityBackend:
 def _user() -> int | None:
     """Whom to step down to, where root runs us."""
     return pwd.getpwnam(UNPRIVILEGED).pw_uid if os.geteuid() == 0 else None
+
+
+def _entering(group: cgroups.Group | None) -> list[str]:
+    """The words that run a command line in those groups: apptainer is put there before it starts anything."""
+    return ["sh", "-c", ENTER, "sh", str(len(group.doors)), *group.doors] if group else []
 
 
 def _mount(source: str, inside: str) -> str:

@@ -151,7 +151,7 @@ print(sum(os.waitpid(child, 0)[1] == 9 for child in children))
 async def test_memory_is_bounded_for_all_processes_together(backend: DockerBackend):
     if Limit.MEMORY not in (await backend.probe()).limits:
         pytest.skip("docker: this daemon does not bound memory")
-    sandbox = await backend.create(SandboxSpec(memory_mib=128))
+    sandbox = await backend.create(SandboxSpec(memory_mib=64, disk_mib=1))
     found = await sandbox.exec(["python3", "-c", EATERS], timeout_seconds=60)
     assert int(found.stdout) >= 2  # two of 60 MiB and their interpreters fit
     assert await sandbox.alive()

@@ -9,6 +9,7 @@ from tempfile import TemporaryDirectory
 
 import pytest
 
+from backends import cgroups
 from backends.base import CapabilityError, ImageError, Network, SandboxSpec, Tier
 from backends.images.host_root import system_binds, write_root
 from backends.singularity import SingularityBackend
@@ -47,7 +48,7 @@ async def python_of(backend: SingularityBackend, spec: SandboxSpec) -> bytes:
 
 
 async def test_probe_names_the_tier(backend: SingularityBackend):
-    assert (await backend.probe()).tier is Tier.NAMESPACES
+    assert (await backend.probe()).tier is (Tier.CONTAINED if cgroups.hierarchies() else Tier.NAMESPACES)
 
 
 async def test_an_unpacked_root_is_an_image(backend: SingularityBackend, root: Path):
