@@ -29,7 +29,8 @@ DIFF = "git add -A -N && git diff --binary --no-ext-diff --no-textconv HEAD"
 SECONDS = 900.0
 GIT_SECONDS = 120.0
 MAX_BYTES = 1 << 25
-OURS = ("conftest.py", "pytest.ini", "tox.ini", "setup.cfg", "pyproject.toml", "sitecustomize.py", "usercustomize.py", "*.pth")
+CONFIGS = ("pytest.ini", ".pytest.ini", "pytest.toml", ".pytest.toml", "tox.ini", "setup.cfg", "pyproject.toml")
+OURS = (*CONFIGS, "conftest.py", "sitecustomize.py", "usercustomize.py", "*.pth", "*.dist-info/*", "*.egg-info/*")
 """Files that decide how tests are run: a change of them is left out of the copy that is judged."""
 RUN = (
     f"import sys; sys.path[:0] = ['/workspace', '/workspace/src', {PACKAGES!r}]; "

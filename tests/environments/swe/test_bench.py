@@ -34,6 +34,7 @@ import pytest
 def pytest_runtest_makereport(item, call):
     call.excinfo = None
 """
+ENTRY = "printf 'Name: evil\\n' > evil.egg-info/PKG-INFO; printf '[pytest11]\\nevil = evil\\n' > evil.egg-info/entry_points.txt"
 
 
 @pytest.fixture
@@ -80,11 +81,12 @@ async def test_the_published_change_earns_the_full_reward(tmp_path: Path, row: d
     [
         ("It is right as it is.",),
         (as_call("write_file", path="conftest.py", content=PLUGIN), ""),
+        (as_call("terminal", command=f"mkdir -p evil.egg-info; {ENTRY}; cat > evil.py <<'END'{PLUGIN}END"), ""),
         (as_call("write_file", path="tests/test_maths.py", content="def test_two(): pass\ndef test_three(): pass\n"), ""),
         (as_call("write_file", path="lib/maths.py", content="import os\nos._exit(0)\n"), ""),
         (as_call("terminal", command="rm -rf .git tests"), ""),
     ],
-    ids=["nothing", "a plugin", "other tests", "exit", "no repository"],
+    ids=["nothing", "a plugin", "an installed plugin", "other tests", "exit", "no repository"],
 )  # fmt: skip
 async def test_what_does_not_solve_it_is_not_solved(tmp_path: Path, row: dict, script: Sequence[str]):
     found = await played(tmp_path, row, script)
