@@ -11,7 +11,8 @@ from dataclasses import dataclass, field
 
 from pydantic import Field
 
-from backends.base import SandboxPathError
+from backends.base import SandboxError
+from backends.errors import Blame, blame_of
 from core.clock import Clock
 from core.config import Config
 from core.errors import BoundaryError, PolicyError, boundary
@@ -141,7 +142,9 @@ class AgentLoop:
             with boundary(ToolError, f"tool {call.name}"):
                 try:
                     text = await tool.run(episode.context, read_arguments(call.arguments))
-                except (ToolMistake, SandboxPathError) as mistake:
+                except (ToolMistake, SandboxError) as mistake:
+                    if isinstance(mistake, SandboxError) and blame_of(mistake) is not Blame.MODEL:
+                        raise
                     observations.append(_told(call, self._cut(f"{mistake}")))
                     return False
         except asyncio.CancelledError:

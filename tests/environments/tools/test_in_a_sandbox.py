@@ -1,19 +1,23 @@
 """The shell, Python and files of an episode, in a real sandbox."""
 
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Sequence
 from pathlib import Path
 
 import pytest
 from pydantic import JsonValue
 
 from backends.base import SandboxPathError
+from core.types import JsonObject, Task
 from environments.base import Tool, ToolMistake
+from environments.episode import Arena, run_episode
 from environments.tool_context import ToolContext
+from environments.tools.calls import as_call
 from environments.tools.files import file_tools
 from environments.tools.python_repl import python_tools
 from environments.tools.terminal import terminal_tools
 from environments.tools.todo import todo_tools
-from tests.environments.sandboxes import any_context
+from tests.environments.sandboxes import any_backend, any_context
+from tests.fakes import FakePolicy, Sums
 
 TOOLS: dict[str, Tool] = {tool.spec.name: tool for tool in (*terminal_tools(), *file_tools(), *python_tools(), *todo_tools())}
 
@@ -124,3 +128,30 @@ async def test_a_reward_sees_the_files_that_tools_left_byte_for_byte(context: To
     assert await context.download("in", taken) == ("data.bin", "deep/x.txt")
     assert (taken / "data.bin").read_bytes() == every_byte
     assert (await context.run(["cat", "in/data.bin"])).stdout == every_byte
+
+
+@pytest.mark.parametrize(
+    ("name", "arguments"),
+    [
+        ("terminal", {"command": "echo a\0b"}),
+        ("python_repl", {"code": "1\0"}),
+        ("search_files", {"pattern": "a\0"}),
+        ("search_files", {"pattern": "x" * 300_000}),
+        ("write_file", {"path": "a\0b", "content": ""}),
+        ("write_file", {"path": "x" * 5000, "content": ""}),
+        ("write_file", {"path": "big", "content": "x" * 100_000_000}),
+        ("read_file", {"path": "/proc/kmsg"}),
+    ],
+    ids=lambda value: value if isinstance(value, str) else next(iter(value)),
+)
+async def test_what_no_sandbox_can_do_is_an_answer_and_no_failure(name: str, arguments: JsonObject):
+    class Offering(Sums):
+        def tools(self, task: Task) -> Sequence[Tool]:
+            return (TOOLS[name],)
+
+    environment = Offering([TOOLS[name]])
+    async with any_backend() as backend:
+        arena = Arena(environment, FakePolicy([as_call(name, **arguments), ""]), backend)
+        trajectory = await run_episode(arena, environment.task(1), "e")
+    assert trajectory.reward, trajectory.failure
+    assert trajectory.turns[0].observations[0].content
