@@ -332,6 +332,7 @@ BACKENDS: Registry[type[Backend]] = Registry(
     {
         "docker": "backends.docker:DockerBackend",
         "local": "backends.local:LocalBackend",
+        "modal": "backends.modal:ModalBackend",
         "singularity": "backends.singularity:SingularityBackend",
         "ssh": "backends.ssh:SshBackend",
         "unsafe-local": "backends.unsafe_local:UnsafeLocalBackend",
