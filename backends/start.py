@@ -19,7 +19,8 @@ from core.types import JsonObject
 
 START_SECONDS = 20.0
 STDIO = "stdio"
-BASE_ENV = {"PATH": "/usr/local/bin:/usr/bin:/bin", "HOME": "/tmp", "LANG": "C.UTF-8", "TERM": "dumb"}  # noqa: S108
+# not LANG, for which every shell would read a dozen files
+BASE_ENV = {"PATH": "/usr/local/bin:/usr/bin:/bin", "HOME": "/tmp", "LC_CTYPE": "C.UTF-8", "TERM": "dumb"}  # noqa: S108
 WRITABLE = ("/workspace", "/tmp", "/dev/shm")  # noqa: S108
 MIB = 1 << 20
 ADDRESS_SPACE_FACTOR = 4  # address space that is mapped and hardly used: arrow, thread stacks, allocator arenas

@@ -8,7 +8,7 @@ from _signal import SIGKILL  # pyright: ignore[reportMissingImports] what signal
 from select import EPOLLIN, EPOLLOUT, epoll
 
 from backends.agent.frames import pack
-from backends.agent.processes import Setup, Suppressed, kill, strays
+from backends.agent.processes import Setup, Suppressed, kill, only_nannies, strays
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -135,7 +135,7 @@ class Loop:
             except ChildProcessError:
                 return False
             if pid == 0:
-                return not self.jobs or bool(strays(os.getpid(), set(self.jobs)))
+                return not self.jobs or not only_nannies(set(self.jobs))
             if pid in self.jobs:
                 self._statuses[pid] = status
 

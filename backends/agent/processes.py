@@ -1,6 +1,6 @@
 """Start a command under a nanny, and find what escaped from one."""
 # pathlib, contextlib, typing and the rest stay out, because importing them would cost every sandbox milliseconds
-# ruff: noqa: PTH118, PTH123, PTH208, S606
+# ruff: noqa: PTH118, PTH123, PTH208
 
 from __future__ import annotations
 
@@ -105,6 +105,16 @@ def kill(pid: int) -> None:
         os.kill(pid, SIGKILL)
 
 
+def only_nannies(nannies: set[int]) -> bool:
+    """Whether our children are these and no others, as far as the kernel lists children. Orphans become our children first,
+    so a stray has its topmost process among them."""
+    try:
+        with open(f"/proc/self/task/{os.getpid()}/children", "rb") as file:
+            return {int(pid) for pid in file.read().split()} <= nannies
+    except OSError:
+        return False  # a kernel without such lists: look at every process
+
+
 def strays(root: int, nannies: set[int]) -> list[int]:
     """Descendants of `root` that are not below one of `nannies`, from one look at /proc."""
     children: dict[int, list[int]] = {}
@@ -141,11 +151,7 @@ def _be_nanny(agent: int, command: Command, setup: Setup, streams: list[int]) ->
     try:
         prctl(PR_SET_CHILD_SUBREAPER, 1)
         _die_with(agent)
-        nanny = os.getpid()
-        main = os.fork()
-        if main == 0:
-            _die_with(nanny)
-            _be_command(command, setup, streams)
+        main = _start_main(command, setup, streams)
         os.closerange(0, ALL_FDS)
         pid, status = os.waitpid(-1, 0)
         while pid != main:
@@ -155,6 +161,29 @@ def _be_nanny(agent: int, command: Command, setup: Setup, streams: list[int]) ->
         os._exit(os.WEXITSTATUS(status))
     finally:
         os._exit(125)
+
+
+def _start_main(command: Command, setup: Setup, streams: list[int]) -> int:
+    """Take on the command's limits and start it: the kernel then need not copy this process, only to replace the copy."""
+    argv, cwd = command.argv, command.cwd
+    environment = {**setup.env, **command.env}
+    for target, stream in enumerate(streams):
+        os.dup2(stream, target)
+    try:
+        _offer_to_oom_killer()
+        for name, value in setup.limits.items():
+            _lower_limit(getattr(resource, name), value)
+        os.umask(0o022)
+        os.chdir(setup.inside(cwd))
+        if setup.walls is not None:
+            setup.walls.enter()
+        os.closerange(len(streams), ALL_FDS)
+        os.environ["PATH"] = environment.get("PATH", os.defpath)  # where posix_spawnp looks
+        return os.posix_spawnp(argv[0], argv, environment, setsid=True, setsigdef=(SIGINT, SIGPIPE, SIGXFSZ))
+    except (OSError, ValueError) as error:
+        reason = error.strerror if isinstance(error, OSError) else str(error)
+        os.write(2, f"cannot run {argv[0]} in {cwd}: {reason}\n".encode("utf-8", "replace"))
+        os._exit(126 if isinstance(error, PermissionError) else 127)
 
 
 def _end_by(number: int) -> None:
@@ -170,31 +199,6 @@ def _die_with(parent: int) -> None:
     """End when the parent ends, which may have been before now."""
     prctl(PR_SET_PDEATHSIG, SIGKILL)
     if os.getppid() != parent:
-        os._exit(125)
-
-
-def _be_command(command: Command, setup: Setup, streams: list[int]) -> NoReturn:
-    argv, cwd = command.argv, command.cwd
-    try:
-        os.setsid()
-        for target, stream in enumerate(streams):
-            os.dup2(stream, target)
-        for number in (SIGINT, SIGPIPE, SIGXFSZ):
-            signal(number, SIG_DFL)
-        _offer_to_oom_killer()
-        for name, value in setup.limits.items():
-            _lower_limit(getattr(resource, name), value)
-        os.umask(0o022)
-        os.chdir(setup.inside(cwd))
-        if setup.walls is not None:
-            setup.walls.enter()
-        os.closerange(len(streams), ALL_FDS)
-        os.execvpe(argv[0], argv, {**setup.env, **command.env})
-    except (OSError, ValueError) as error:
-        reason = error.strerror if isinstance(error, OSError) else str(error)
-        os.write(2, f"cannot run {argv[0]} in {cwd}: {reason}\n".encode("utf-8", "replace"))
-        os._exit(126 if isinstance(error, PermissionError) else 127)
-    finally:
         os._exit(125)
 
 

@@ -146,7 +146,7 @@ async def test_the_environment_is_made_from_scratch(backend: AnyBackend, monkeyp
     sandbox = await backend.create(SandboxSpec(env={"GIVEN": "yes"}))
     printed = (await sandbox.exec(["env"], timeout_seconds=10)).stdout.decode()
     names = {line.partition("=")[0] for line in printed.splitlines()}
-    assert names <= {"GIVEN", "PATH", "HOME", "TMPDIR", "LANG", "TERM", "PWD"}
+    assert names <= {"GIVEN", "PATH", "HOME", "TMPDIR", "LANG", "LC_CTYPE", "TERM", "PWD"}
 
 
 async def test_a_command_gets_three_descriptors_and_no_more(sandbox: AgentSandbox):

@@ -58,8 +58,8 @@ async def test_one_sandbox_cannot_reach_another(backend: LocalBackend, sandbox: 
 async def test_a_process_outside_of_the_command_cannot_be_signalled(sandbox: AgentSandbox):
     bystander = subprocess.Popen(["sleep", "4300"], user=None if os.geteuid() else 60999)
     try:
-        found = await sandbox.exec(["sh", "-c", f"kill -9 {bystander.pid}; kill -9 $PPID"], timeout_seconds=30)
-        assert found.stderr.count(b"Operation not permitted") == 2
+        found = await sandbox.exec(["sh", "-c", f"kill -9 {bystander.pid}"], timeout_seconds=30)
+        assert b"Operation not permitted" in found.stderr
         assert bystander.poll() is None
         assert await sandbox.alive()
     finally:

@@ -29,7 +29,7 @@ async def test_the_hosts_places_are_not_there(walled: AgentSandbox, path: str):
 async def test_the_hosts_environment_is_in_no_process(walled: AgentSandbox, monkeypatch: pytest.MonkeyPatch):
     found = await walled.exec(["sh", "-c", "cat /proc/*/environ 2>/dev/null | tr '\\0' '\\n'"], timeout_seconds=9)
     names = {line.partition(b"=")[0] for line in found.stdout.splitlines()}
-    assert names <= {b"PATH", b"HOME", b"LANG", b"TERM", b"PWD"}
+    assert names <= {b"PATH", b"HOME", b"LANG", b"LC_CTYPE", b"TERM", b"PWD"}
 
 
 async def test_the_hosts_processes_are_not_there(walled: AgentSandbox):

@@ -73,7 +73,7 @@ async def a_command_gets_variables_of_its_own(place: Place):
 async def the_environment_is_made_from_scratch(place: Place):
     names = {line.partition("=")[0] for line in (await place.text("env")).splitlines()}
     assert "GIVEN" in names
-    assert names <= {"GIVEN", "PATH", "HOME", "TMPDIR", "LANG", "TERM", "PWD", "SHLVL", "_", "OLDPWD"}
+    assert names <= {"GIVEN", "PATH", "HOME", "TMPDIR", "LANG", "LC_CTYPE", "TERM", "PWD", "SHLVL", "_", "OLDPWD"}
 
 
 @case()
