@@ -41,7 +41,7 @@ class Landlocked:
             backend=backend,
             tier=Tier.LANDLOCK,
             detail="no namespaces: Landlock for files and signals, seccomp for system calls and sockets; no network; "
-            "limits: address space and file size by rlimits; `apt-get install bubblewrap` gives more",
+            "limits: address space and file size by rlimits",
             no_network=True,
             features=frozenset({Feature.RESET, Feature.SNAPSHOT, Feature.FORK}),
         )

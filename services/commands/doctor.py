@@ -19,6 +19,11 @@ OLDEST_PYTHON = (3, 11)
 PROBE_SECONDS = 60.0
 ENOUGH_DISK_GIB = 2.0
 PORTS = {"rollout API": 8000, "trainer": 8001}
+STRONGER = {
+    "landlock": "apt-get install bubblewrap, and a kernel that allows user namespaces",
+    "namespaces": "run as root or in a delegated cgroup, so that memory and CPU of a whole sandbox are bounded",
+}
+"""Tier -> how to get a better one on this machine."""
 
 
 class Finding(Value):
@@ -69,7 +74,8 @@ def _sandboxes(name: str) -> Finding:
         found = asyncio.run(BACKENDS.load(name)().probe())
     except NatgymError as error:
         return Finding(what="sandboxes", ok=False, detail=str(error))
-    return Finding(what="sandboxes", ok=True, detail=f"{found.backend}, tier {found.tier}: {found.detail}")
+    better = f"; stronger: {STRONGER[found.tier]}" if found.tier in STRONGER else ""
+    return Finding(what="sandboxes", ok=True, detail=f"{found.backend}, tier {found.tier}: {found.detail}{better}")
 
 
 def _nat_runtime(python: Path) -> Finding:
