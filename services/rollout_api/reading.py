@@ -14,6 +14,7 @@ from services.rollout_api.events import KINDS
 from services.rollout_api.group_check import json_of
 from services.rollout_api.messages import GroupFilter, GroupPage
 from services.rollout_api.metrics import METRICS_TYPE, exposition
+from services.rollout_api.openapi import openapi
 from services.rollout_api.queue import GroupQueue
 from services.rollout_api.refusals import Invalid, NotKnown
 from services.rollout_api.routes import json_answer
@@ -32,6 +33,7 @@ class ReadingRoutes:
             Route("/v1/groups/{id:path}", self.get_group, methods=["GET"]),
             Route("/v1/events", self.get_events, methods=["GET"]),
             Route("/v1/status", self.get_status, methods=["GET"]),
+            Route("/v1/openapi.json", self.get_openapi, methods=["GET"]),
             Route("/metrics", self.get_metrics, methods=["GET"]),
             Route("/health", self.get_health, methods=["GET"]),
             Route("/ready", self.get_ready, methods=["GET"]),
@@ -78,6 +80,10 @@ class ReadingRoutes:
     async def get_status(self, request: Request) -> Response:
         """Counts, run and environments; `?run=NAME` of another run than the one opened last."""
         return json_answer(self._queue.status(request.query_params.get("run", "")))
+
+    async def get_openapi(self, request: Request) -> Response:
+        """What this dialect is, for programs."""
+        return JSONResponse(openapi())
 
     async def get_metrics(self, request: Request) -> Response:
         """Prometheus text."""
