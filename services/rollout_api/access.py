@@ -37,7 +37,7 @@ RULES: tuple[tuple[str, str, frozenset[Role]], ...] = (
     ("POST", r"/v1/groups", ENVIRONMENT),
     ("POST", r"/v1/(batches|run)(/.*)?", TRAINER),
     ("GET", r"/v1/(groups|events)(/.*)?|/latest_example", TRAINER | READER),
-    ("GET", r"/v1/status|/v1/openapi\.json|/metrics|/status|/info|/wandb_info|/v1/openapi\.json|/", ENVIRONMENT | TRAINER | READER),
+    ("GET", r"/v1/status|/metrics|/status|/info|/wandb_info|/v1/openapi\.json|/", ENVIRONMENT | TRAINER | READER),
     ("POST", r"/(register-env|disconnect-env|scored_data|scored_data_list)", ENVIRONMENT),
     ("GET", r"/status-env", ENVIRONMENT),
     ("POST", r"/register", TRAINER),
