@@ -16,6 +16,12 @@ def children() -> list[int]:
     return [pid for pid, directory in _processes() if _parent(_text(directory / "stat")) == os.getpid()]
 
 
+def mounts() -> list[str]:
+    """The mounts of this machine, those of a docker daemon left out: it has a life of its own."""
+    lines = Path("/proc/self/mountinfo").read_text(encoding="utf-8").splitlines()
+    return [line for line in lines if "docker" not in line and "overlay" not in line]
+
+
 async def gone(word: str, seconds: float = 30) -> bool:
     """Whether all processes with that word in their command line end within that time."""
     for _ in range(int(seconds * 50)):

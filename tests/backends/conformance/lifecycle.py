@@ -18,7 +18,7 @@ from backends.base import (
     StartTimeout,
 )
 from tests.backends.conformance.cases import SPEC, Cases, Place
-from tests.backends.processes import children
+from tests.backends.processes import children, mounts
 
 case = Cases("lifecycle")
 
@@ -203,5 +203,5 @@ def footprint() -> dict[str, int]:
     return {
         "descriptors": len(list(Path("/proc/self/fd").iterdir())),
         "children": len(children()),
-        "mounts": len(Path("/proc/self/mountinfo").read_text().splitlines()),
+        "mounts": len(mounts()),
     }
