@@ -7,7 +7,7 @@ from pathlib import Path
 from types import TracebackType
 from typing import Any, Self, TypeVar
 
-from backends.base import ExecResult, RunResult, Sandbox, SessionKind
+from backends.base import ExecResult, RunResult, Sandbox, SandboxPathError, SessionKind
 
 T = TypeVar("T")
 
@@ -72,8 +72,11 @@ class ToolContext:
         return await self._sandbox.download(path, destination, max_bytes=max_bytes)
 
     async def files(self) -> tuple[str, ...]:
-        """Relative paths of the regular files in /workspace."""
-        return await self._sandbox.files()
+        """Relative paths of the regular files in /workspace; none where the policy made it unreadable, or a link."""
+        try:
+            return await self._sandbox.files()
+        except SandboxPathError:  # the policy's own doing, and so no Failure of its episode
+            return ()
 
     async def held(self, key: str, open_one: Callable[[], AbstractAsyncContextManager[T]]) -> T:
         """What tools keep for the length of the episode, opened by the first who asks for that key."""

@@ -155,3 +155,10 @@ async def test_what_no_sandbox_can_do_is_an_answer_and_no_failure(name: str, arg
         trajectory = await run_episode(arena, environment.task(1), "e")
     assert trajectory.reward, trajectory.failure
     assert trajectory.turns[0].observations[0].content
+
+
+@pytest.mark.parametrize("command", ["touch a; chmod 000 .", "rm -rf *"])
+async def test_a_workspace_that_a_policy_made_unreadable_holds_no_files(context: ToolContext, command: str):
+    await context.write_text("kept", "x")
+    await context.bash(command)
+    assert await context.files() in ((), ("a", "kept"))  # root reads what is forbidden to others
