@@ -18,7 +18,12 @@ from core.settings import PREFIX, Settings, read_settings
 ROOT = Path(__file__).parent.parent
 PACKAGES = ("core", "tool_call_parsers", "backends", "environments", "trainer", "services")
 OTHER_INTERPRETER = ROOT / "environments/nat_agent/runtime"
-DISTRIBUTION = {"yaml": "pyyaml", "pydantic_core": "pydantic"}
+DISTRIBUTION = {
+    "yaml": "pyyaml",
+    "pydantic_core": "pydantic",
+    "math_verify": "math-verify",
+    "typing_extensions": "typing-extensions",
+}
 COMMENTED = re.compile(r"^# (NATGYM_\w+=.*)$", re.MULTILINE)
 
 
@@ -60,7 +65,7 @@ def imported(file: Path) -> set[str]:
 def test_every_package_that_is_imported_is_declared():
     project = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
     declared = [*project["dependencies"], *chain.from_iterable(project["optional-dependencies"].values())]
-    names = {re.split("[<>=]", line)[0] for line in declared}
+    names = {re.split(r"[\[<>=]", line)[0] for line in declared}
     files = [path for package in PACKAGES for path in (ROOT / package).rglob("*.py") if OTHER_INTERPRETER not in path.parents]
     found = set().union(*map(imported, files)) - sys.stdlib_module_names - set(PACKAGES) - {""}
     assert {DISTRIBUTION.get(name, name) for name in found} - names == set()
