@@ -91,3 +91,8 @@ def test_a_mistake_is_one_line_and_exit_code_2(tmp_path: Path):
     )
     assert (done.returncode, done.stderr.count("\n")) == (2, 1)
     assert "mmdebstrap" in done.stderr
+
+
+def test_the_image_for_modal_is_described_without_an_account():
+    modal = pytest.importorskip("modal", reason="modal: the package is not installed")
+    assert isinstance(nat.modal_image(), modal.Image)
