@@ -19,10 +19,19 @@ from services.run_file import RunFile
 OpenPolicy = Callable[[Environment], Policy]
 
 
+class RunApiConfig(Config):
+    """The section `rollouts.run_api`: a server of Atropos that groups are made for, in place of natgym's rollout API."""
+
+    url: str | None = Field(default=None, pattern="^https?://")
+    group_size: int = Field(default=8, ge=1, description="rollouts of one group; natgym's own API says this itself")
+    max_batches: int = Field(default=2, ge=1, description="batches that may wait or be played at once")
+
+
 class RolloutsConfig(Config):
     """The section `rollouts` of a run's file: where and how episodes are played."""
 
     api_url: str = "http://127.0.0.1:8000"
+    run_api: RunApiConfig = RunApiConfig()
     backend: str = "local"
     seed: int = Field(default=0, description="order of the tasks")
     max_groups: int = Field(default=16, ge=1, description="groups that one server plays at once")

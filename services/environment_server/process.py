@@ -8,12 +8,15 @@ from pathlib import Path
 from core.settings import Settings
 from environments.policy import PolicyConfig
 from services.arena import RolloutsConfig, open_arena
+from services.environment_server.player import ArenaPlayer
 from services.environment_server.record import GroupFile
 from services.environment_server.server import EnvironmentServer, health_of
 from services.policies import policy_at
 from services.ready import wait_until_ready
 from services.rollout_api.access import Role, Tokens
 from services.run_file import RunFile
+from services.sdk.atropos_client import AtroposClient
+from services.sdk.base import RolloutApi
 from services.sdk.rollout_client import RolloutClient
 
 RETRY_SECONDS = math.inf
@@ -34,16 +37,24 @@ async def serve_environment(name: str, file: RunFile, settings: Settings, record
 async def environment_server(name: str, file: RunFile, settings: Settings) -> AsyncIterator[EnvironmentServer]:
     """A server that can play: its policy answers, its backend works. Everything that it opened is closed afterwards."""
     config, url = file.section("rollouts", RolloutsConfig), policy_url_of(file)
-    token = Tokens.of(settings).for_role(Role.ENVIRONMENT)
-    async with RolloutClient(config.api_url, token, retry_seconds=RETRY_SECONDS) as client:
+    async with rollout_api(config, settings) as client:
         await wait_until_ready(health_of(url), "the policy")
         async with open_arena(name, file, settings, await policy_at(url, file, settings)) as arena:
-            yield EnvironmentServer(arena, client, config, url)
+            yield EnvironmentServer(ArenaPlayer(arena), client, config, url)
+
+
+def rollout_api(config: RolloutsConfig, settings: Settings) -> RolloutApi:
+    """Where groups go: natgym's rollout API, or Atropos's where a `run_api` is named."""
+    if config.run_api.url is not None:
+        return AtroposClient(config.run_api.url, group_size=config.run_api.group_size, max_batches=config.run_api.max_batches)
+    token = Tokens.of(settings).for_role(Role.ENVIRONMENT)
+    return RolloutClient(config.api_url, token, retry_seconds=RETRY_SECONDS)
 
 
 def api_url_of(file: RunFile) -> str:
     """Where the rollout API is."""
-    return file.section("rollouts", RolloutsConfig).api_url
+    config = file.section("rollouts", RolloutsConfig)
+    return config.run_api.url or config.api_url
 
 
 def policy_url_of(file: RunFile) -> str:

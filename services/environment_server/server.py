@@ -14,13 +14,13 @@ from core.errors import BoundaryError, PolicyError
 from core.logs import get_logger
 from core.types import Failure, ScoredGroup
 from environments.completion_client import root_of
-from environments.episode import Arena
-from environments.group import run_group
 from services.arena import RolloutsConfig
+from services.environment_server.player import Player
 from services.environment_server.record import GroupFile, GroupRecord
-from services.environment_server.task_order import OwnTasks, TaskSource, tasks_to_train_on
+from services.environment_server.task_order import OwnTasks, TaskSource
 from services.ready import answers, wait_until_ready
-from services.sdk.rollout_client import RolloutClient
+from services.rollout_api.messages import Demand
+from services.sdk.base import RolloutApi
 
 log = get_logger("environment_server")
 
@@ -47,10 +47,10 @@ class NothingButFailures(BoundaryError):
 class EnvironmentServer:
     """Plays groups of one environment until the run is finished."""
 
-    def __init__(self, arena: Arena, client: RolloutClient, config: RolloutsConfig, policy_url: str) -> None:
-        self._arena, self._client, self._config = arena, client, config
+    def __init__(self, player: Player, client: RolloutApi, config: RolloutsConfig, policy_url: str) -> None:
+        self._player, self._client, self._config = player, client, config
         self._health = health_of(policy_url)
-        self._worker = f"{arena.environment.name}-{uuid4().hex[:8]}"
+        self._worker = f"{player.name}-{uuid4().hex[:8]}"
         self._playing: set[asyncio.Task[None]] = set()
         self._lost_in_a_row = 0
         self._last_failure: Failure | None = None
@@ -61,9 +61,9 @@ class EnvironmentServer:
         Tasks come from `source`, or all of them in an order of its own. Raises QueueError where the rollout API stays
         away, NothingButFailures, and what `source` raises.
         """
-        source = source or OwnTasks(tasks_to_train_on(self._arena.environment), self._config.seed, self._worker)
-        name = self._arena.environment.name
-        await wait_until_ready(f"{self._config.api_url}/ready", "the rollout API")
+        source = source or OwnTasks(self._player.tasks(), self._config.seed, self._worker)
+        name = self._player.name
+        await wait_until_ready(self._client.ready_url, "the rollout API")
         await self._client.register_environment(name)
         log.info("serving", environment=name, worker=self._worker)
         try:
@@ -81,18 +81,18 @@ class EnvironmentServer:
         if len(self._playing) >= self._config.max_groups:
             await asyncio.wait(self._playing, return_when=asyncio.FIRST_COMPLETED)
             return True
-        name, running = self._arena.environment.name, len(self._playing)
+        name, running = self._player.name, len(self._playing)
         demand = await self._client.demand(name, running, worker=self._worker, wait_seconds=WAIT_SECONDS)
         for _ in range(min(demand.groups, self._config.max_groups - len(self._playing))):
-            playing = owner.create_task(self._play(source, demand.group_size, records))
+            playing = owner.create_task(self._play(source, demand, records))
             self._playing.add(playing)
             playing.add_done_callback(self._playing.discard)
         return not demand.finished
 
-    async def _play(self, source: TaskSource, size: int, records: GroupFile) -> None:
+    async def _play(self, source: TaskSource, demand: Demand, records: GroupFile) -> None:
         assignment = await source.take()
         started = monotonic()
-        group = await run_group(self._arena, assignment.task, size, assignment.group_id)
+        group = await self._player.play(assignment, demand)
         played = monotonic()
         await self._client.post_group(group, worker=self._worker)
         await source.done(assignment.group_id)

@@ -58,7 +58,7 @@ class RolloutClient:
 
     def __init__(self, base_url: str, token: SecretStr | None = None, *, retry_seconds: float = 60.0, run: str = "") -> None:
         """`run`: whose queue is meant; empty is the run that this client opens, else the only one that is open."""
-        self._run = run
+        self._run, self.ready_url = run, f"{base_url}/ready"
         headers = {"Authorization": f"Bearer {token.get_secret_value()}"} if token is not None else {}
         # a proxy of the process environment has nothing to do with our own services
         self._http = httpx.AsyncClient(base_url=base_url, headers=headers, trust_env=False)

@@ -13,6 +13,7 @@ from environments.base import Split
 from environments.episode import Arena
 from environments.policy import Policy
 from services.arena import RolloutsConfig
+from services.environment_server.player import ArenaPlayer
 from services.environment_server.record import GroupFile, read_groups
 from services.environment_server.server import EnvironmentServer, NothingButFailures
 from services.environment_server.task_order import shuffled_for_ever
@@ -31,7 +32,7 @@ async def server_of(
     """A server of the environment `sums`, and a client of the rollout API that it works for."""
     async with serving(tmp_path / "queue.sqlite") as url, RolloutClient(url, retry_seconds=5.0) as client:
         config = RolloutsConfig(api_url=url, max_groups=4)
-        yield EnvironmentServer(Arena(Sums(), policy, backend), client, config, url), client
+        yield EnvironmentServer(ArenaPlayer(Arena(Sums(), policy, backend)), client, config, url), client
 
 
 async def train(client: RolloutClient, steps: int) -> None:
