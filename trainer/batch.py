@@ -17,12 +17,16 @@ class Batch:
     """B samples of at most T tokens. Padding holds id 0, mask False, 0.0.
 
     token_ids (B, T) int64, loss_mask (B, T) bool, logprobs and advantages (B, T) float32, lengths (B,) int64.
+    old_logprobs and weights (B, T) float32: what a ratio is taken against, the sampler's logprobs unless told; and what
+    a token counts, 1.0 unless told.
     """
 
     token_ids: Tensor
     loss_mask: Tensor
     logprobs: Tensor
     advantages: Tensor
+    old_logprobs: Tensor
+    weights: Tensor
     lengths: Tensor
 
     def __len__(self) -> int:
@@ -67,12 +71,14 @@ def collate(samples: Sequence[Sample]) -> Batch:
         loss_mask=torch.zeros(shape, dtype=torch.bool),
         logprobs=torch.zeros(shape),
         advantages=torch.zeros(shape),
+        old_logprobs=torch.zeros(shape),
+        weights=torch.ones(shape),
         lengths=torch.tensor([len(sample.token_ids) for sample in samples], dtype=torch.int64),
     )
     for row, sample in enumerate(samples):
         length = len(sample.token_ids)
         batch.token_ids[row, :length] = torch.tensor(sample.token_ids, dtype=torch.int64)
         batch.loss_mask[row, :length] = torch.tensor(sample.loss_mask)
-        batch.logprobs[row, :length] = torch.tensor(sample.logprobs)
+        batch.logprobs[row, :length] = batch.old_logprobs[row, :length] = torch.tensor(sample.logprobs)
         batch.advantages[row, :length] = torch.tensor(sample.advantages)
     return batch

@@ -2,9 +2,11 @@
 
 import random
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
-from core.types import Sample, ScoredGroup
+import torch
+
+from core.types import ScoredGroup
 from trainer.algorithms.base import Algorithm
 from trainer.batch import collate
 from trainer.engines.base import Engine, Pass
@@ -67,11 +69,16 @@ class Learner:
 
         A batch without a signal changes nothing. Raises TrainingError when loss or gradient are not finite.
         """
+        admission = replace(admission, compares=self.algorithm.compares)
         samples = build_samples(groups, self.algorithm.advantages, self._config, admission)
+        whole = collate(samples.samples)
+        logprobs = self.engine.logprobs(whole) if self.algorithm.needs_logprobs and len(whole) else None
         passes: list[Pass] = []
         grad_norms: list[float] = []
-        for part in self._minibatches(samples.samples, step):
-            batch = collate(part)
+        for rows in self._minibatches(len(whole), step):
+            batch = whole.rows(torch.tensor(rows))
+            known = None if logprobs is None else logprobs[rows, : batch.token_ids.shape[1]]
+            batch = self.algorithm.prepare(batch, [samples.samples[row] for row in rows], known)
             tokens = batch.tokens
             # rows without an advantage only count in the divisor, unless a KL term moves them
             learned = batch if self.algorithm.needs_reference else batch.with_signal()
@@ -81,12 +88,12 @@ class Learner:
             grad_norms.append(self.engine.optim_step(self.algorithm.config.adam(step)))
         return Lesson(samples, tuple(passes), tuple(grad_norms))
 
-    def _minibatches(self, samples: Sequence[Sample], step: int) -> list[list[Sample]]:
+    def _minibatches(self, rows: int, step: int) -> list[list[int]]:
         config = self.algorithm.config
-        parts: list[list[Sample]] = []
+        parts: list[list[int]] = []
         for epoch in range(config.epochs):
-            order = list(samples)
+            order = list(range(rows))
             random.Random(f"{self._seed}-{step}-{epoch}").shuffle(order)
-            count = min(config.minibatches, len(order))
+            count = min(config.minibatches, rows)
             parts += [order[index::count] for index in range(count)]
         return parts

@@ -56,6 +56,8 @@ class Admission:
     """Ids of groups that were learned from already."""
     vocabulary: int | None = None
     """Number of tokens of the model; None: unchecked."""
+    compares: bool = True
+    """Whether groups of one member, or of equal rewards, are left out."""
 
 
 @dataclass(frozen=True)
@@ -113,6 +115,8 @@ def _refusal(group: ScoredGroup, admission: Admission) -> Dropped | None:
         return Dropped.ALREADY_TRAINED
     if group.policy_version < admission.oldest_version:
         return Dropped.STALE
+    if not admission.compares:
+        return None
     if len(rewards) < 2:
         return Dropped.TOO_SMALL
     if max(rewards) - min(rewards) <= REWARD_TOLERANCE:

@@ -10,8 +10,9 @@ from hypothesis import strategies as st
 from torch import Tensor
 
 from tests.trainer.toy import random_samples
+from trainer.algorithms.advantages import Baseline
 from trainer.algorithms.base import Loss, Predictions
-from trainer.algorithms.grpo import GRPO, Baseline, GRPOConfig
+from trainer.algorithms.grpo import GRPO, GRPOConfig
 from trainer.batch import Batch, collate
 
 rewards = st.lists(st.floats(-2, 2), min_size=2, max_size=9).filter(lambda values: max(values) - min(values) > 1e-3)
@@ -94,6 +95,8 @@ def one_token(advantage: float, ratio: float) -> tuple[Loss, Tensor]:
         torch.tensor([[False, True]]),
         torch.zeros(1, 2),
         torch.tensor([[0.0, advantage]]),
+        torch.zeros(1, 2),
+        torch.ones(1, 2),
         torch.tensor([2]),
     )
     logprobs = torch.tensor([[0.0, math.log(ratio)]], requires_grad=True)

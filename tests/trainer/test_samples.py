@@ -6,7 +6,7 @@ from hypothesis import strategies as st
 
 from core.types import ScoredGroup, StopReason, Trajectory
 from tests.trainer.toy import group, lost, pair, scored, turn
-from trainer.algorithms.grpo import centre
+from trainer.algorithms.advantages import centre
 from trainer.samples import Admission, Dropped, SampleConfig, build_samples
 
 

@@ -119,6 +119,8 @@ def test_learning_does_not_depend_on_padding(toy_model: Path):
         loss_mask=torch.nn.functional.pad(batch.loss_mask, (0, 9)),
         logprobs=torch.nn.functional.pad(batch.logprobs, (0, 9)),
         advantages=torch.nn.functional.pad(batch.advantages, (0, 9)),
+        old_logprobs=torch.nn.functional.pad(batch.old_logprobs, (0, 9)),
+        weights=torch.nn.functional.pad(batch.weights, (0, 9)),
         lengths=batch.lengths + 9,
     )
     assert_same(weights_after(toy_model, wide), weights_after(toy_model, batch))
