@@ -163,6 +163,7 @@ class AtroposState:
         run = await self._queue.open_run(
             RunSpec(
                 id=RUN,
+                dialect=RUN,
                 groups_per_batch=size,
                 group_size=1,  # groups of one: the number above counts sequences
                 max_staleness=MAX_COUNT,

@@ -126,12 +126,15 @@ class Snapshot:
         return add_counts(self.totals.values()) if run is None else self.totals.get(run, GroupCounts())
 
     def open_runs(self) -> list[Run]:
-        """The runs that are not finished."""
-        return [run for run in self.runs.values() if run.status is not RunStatus.FINISHED]
+        """The runs of this dialect that are not finished."""
+        return [run for run in self._native_runs() if run.status is not RunStatus.FINISHED]
 
     def newest_run(self) -> Run | None:
-        """The run that was opened last, one that is not finished before one that is."""
-        return next(reversed(self.open_runs() or list(self.runs.values())), None)
+        """The run of this dialect that was opened last, one that is not finished before one that is."""
+        return next(reversed(self.open_runs() or self._native_runs()), None)
+
+    def _native_runs(self) -> list[Run]:
+        return [run for run in self.runs.values() if run.dialect == NATIVE]
 
 
 def add_counts(counts: Iterable[GroupCounts]) -> GroupCounts:

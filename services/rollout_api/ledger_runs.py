@@ -1,5 +1,6 @@
 """Runs and environments in the ledger; see `ledger` for what its functions promise."""
 
+from services.rollout_api.base import NATIVE
 from services.rollout_api.database import Database
 from services.rollout_api.messages import EnvironmentSpec, GroupState, Run, RunChange, RunSpec, RunStatus
 from services.rollout_api.refusals import Conflict, NotKnown
@@ -17,11 +18,13 @@ def read_run(db: Database, name: str, lock: str = "") -> Run | None:
 def queue_of(t: Transaction, name: str) -> str:
     """The run that is meant by that name: an empty one is the only run that is open, else the last one there was.
 
+    Only runs of this dialect are meant by an empty name.
+
     Empty where no run was ever opened: the first one gets what waits there. Raises Conflict where several are open.
     """
     if name:
         return name
-    runs = t.db.rows("SELECT id, status FROM runs ORDER BY opened")
+    runs = t.db.rows("SELECT id, status FROM runs WHERE dialect = %s ORDER BY opened", (NATIVE,))
     unfinished = [run for run, status in runs if status != RunStatus.FINISHED.value]
     if len(unfinished) > 1:
         raise Conflict(f"{len(unfinished)} runs are open, name one of them: {', '.join(unfinished)[:300]}")
@@ -48,8 +51,10 @@ def open_run(t: Transaction, spec: RunSpec) -> Run:
     # whoever held a lease is gone, and must not acknowledge it into this run any more
     t.db.run("UPDATE batches SET state = 'void' WHERE run = %s AND state IN ('leased', 'expired')", (spec.id,))
     t.move(GroupState.LEASED, GroupState.QUEUED, "run = %s", (spec.id,))
-    _adopt(t, spec.id)
-    for (name,) in t.db.rows("SELECT id FROM runs WHERE status = 'finished' AND id <> %s", (spec.id,)):
+    if spec.dialect == NATIVE:
+        _adopt(t, spec.id)
+    finished = "SELECT id FROM runs WHERE status = 'finished' AND id <> %s AND dialect = %s"
+    for (name,) in t.db.rows(finished, (spec.id, spec.dialect)):
         t.move(GroupState.QUEUED, GroupState.DROPPED, "run = %s", (name,))
     step = spec.step if spec.step is not None else (known.step if known else 0)
     version = spec.policy_version if spec.policy_version is not None else (known.policy_version if known else 0)

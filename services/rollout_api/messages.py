@@ -31,6 +31,7 @@ class RunSpec(Value):
         default=None, ge=0, le=MAX_COUNT, description="updates done by the checkpoint; None: what is known here"
     )
     policy_version: int | None = Field(default=None, ge=0, le=MAX_COUNT, description="None: what is known here")
+    dialect: str = Field(default="v1", min_length=1, max_length=40, description="of the groups that it takes")
 
 
 class Run(Value):
@@ -44,6 +45,7 @@ class Run(Value):
     step: int
     policy_version: int
     status: RunStatus
+    dialect: str = "v1"
 
 
 class RunChange(Value):

@@ -87,7 +87,8 @@ class Routes:
     async def post_run(self, request: Request) -> Response:
         """Opens a run."""
         spec = await read_model(request, RunSpec, MAX_SMALL_BODY)
-        check_text(spec.id)
+        for text in (spec.id, spec.dialect):
+            check_text(text)
         return json_answer(await self._queue.open_run(spec))
 
     async def post_run_status(self, request: Request) -> Response:

@@ -2,7 +2,7 @@
 
 from typing import NamedTuple
 
-VERSION = 2
+VERSION = 3
 
 
 class ColumnTypes(NamedTuple):
@@ -18,7 +18,7 @@ TABLES = """
 CREATE TABLE runs (
     id TEXT PRIMARY KEY, opened BIGINT NOT NULL, groups_per_batch BIGINT NOT NULL, group_size BIGINT NOT NULL,
     max_staleness BIGINT NOT NULL, total_steps BIGINT NOT NULL, step BIGINT NOT NULL, policy_version BIGINT NOT NULL,
-    status TEXT NOT NULL, last_update TEXT
+    status TEXT NOT NULL, dialect TEXT NOT NULL, last_update TEXT
 );
 CREATE TABLE environments (
     name TEXT PRIMARY KEY, group_size BIGINT, weight {real} NOT NULL, min_share {real} NOT NULL

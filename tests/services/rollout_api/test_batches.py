@@ -186,6 +186,18 @@ async def test_with_several_runs_open_a_group_has_to_say_whose_it_is(tmp_path: P
             await nobodys.post_group(group("a"))
 
 
+async def test_a_run_of_another_dialect_takes_nothing_that_is_not_its_own(tmp_path: Path):
+    async with queue(tmp_path / "q") as client, RolloutClient(str(client._http.base_url)) as foreign:
+        await client.post_group(group("before"))
+        await foreign.open_run(run_spec("foreign").model_copy(update={"dialect": "other"}))
+        await client.post_group(group("beside"))
+        assert await foreign.take_batch(1, 0, wait_seconds=0) is None
+        await client.open_run(run_spec())
+        taken = await client.take_batch(2, 0, wait_seconds=0)
+    assert taken is not None
+    assert ids(taken.groups) == ["before", "beside"]
+
+
 async def test_groups_of_an_older_policy_come_first(tmp_path: Path):
     async with queue(tmp_path / "q") as client:
         await client.open_run(run_spec(max_staleness=5))
