@@ -1,6 +1,6 @@
 """Start a command under a nanny, and find what escaped from one."""
 # pathlib, contextlib, typing and the rest stay out, because importing them would cost every sandbox milliseconds
-# ruff: noqa: PTH118, PTH123, PTH208
+# ruff: noqa: PTH118, PTH123, PTH208, S606
 
 from __future__ import annotations
 
@@ -18,6 +18,7 @@ if TYPE_CHECKING:
 
 PR_SET_PDEATHSIG, PR_SET_DUMPABLE, PR_SET_CHILD_SUBREAPER = 1, 4, 36
 ALL_FDS = 1 << 20
+DEFAULT_SIGNALS = (SIGINT, SIGPIPE, SIGXFSZ)
 MAX_STREAMS = 5
 """Descriptors below this number stay taken in the agent, so that no stream has a number that it is moved to."""
 
@@ -178,12 +179,37 @@ def _start_main(command: Command, setup: Setup, streams: list[int]) -> int:
         if setup.walls is not None:
             setup.walls.enter()
         os.closerange(len(streams), ALL_FDS)
-        os.environ["PATH"] = environment.get("PATH", os.defpath)  # where posix_spawnp looks
-        return os.posix_spawnp(argv[0], argv, environment, setsid=True, setsigdef=(SIGINT, SIGPIPE, SIGXFSZ))
+        os.putenv("PATH", environment.get("PATH", os.defpath))  # where posix_spawnp looks
+        if setup.isolated:
+            return os.posix_spawnp(argv[0], argv, environment, setsid=True, setsigdef=DEFAULT_SIGNALS)
+        return _fork_main(command, environment)
     except (OSError, ValueError) as error:
-        reason = error.strerror if isinstance(error, OSError) else str(error)
-        os.write(2, f"cannot run {argv[0]} in {cwd}: {reason}\n".encode("utf-8", "replace"))
-        os._exit(126 if isinstance(error, PermissionError) else 127)
+        os._exit(_told(command, error))
+
+
+def _fork_main(command: Command, environment: dict[str, str]) -> int:
+    """Where no namespace ends with the agent, the command itself must be told to, which only a copy of us can be."""
+    nanny = os.getpid()
+    main = os.fork()
+    if main:
+        return main
+    try:
+        _die_with(nanny)
+        os.setsid()
+        for number in DEFAULT_SIGNALS:
+            signal(number, SIG_DFL)
+        os.execvpe(command.argv[0], command.argv, environment)
+    except (OSError, ValueError) as error:
+        os._exit(_told(command, error))
+    finally:
+        os._exit(125)
+
+
+def _told(command: Command, error: OSError | ValueError) -> int:
+    """Say on standard error why a command cannot be run; returns the status with which a shell would end."""
+    reason = error.strerror if isinstance(error, OSError) else str(error)
+    os.write(2, f"cannot run {command.argv[0]} in {command.cwd}: {reason}\n".encode("utf-8", "replace"))
+    return 126 if isinstance(error, PermissionError) else 127
 
 
 def _end_by(number: int) -> None:
@@ -204,8 +230,10 @@ def _die_with(parent: int) -> None:
 
 def _offer_to_oom_killer() -> None:
     """When memory runs out, commands go before the agent and before anything of the host. Only a preference."""
-    with Suppressed(OSError), open("/proc/self/oom_score_adj", "w") as file:
-        file.write("1000")
+    with Suppressed(OSError):
+        fd = os.open("/proc/self/oom_score_adj", os.O_WRONLY)
+        os.write(fd, b"1000")
+        os.close(fd)
 
 
 def _lower_limit(number: int, value: int) -> None:

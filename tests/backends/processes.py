@@ -5,6 +5,8 @@ import os
 from collections.abc import Iterator
 from pathlib import Path
 
+DAEMONS = (b"dockerd", b"containerd", b"sshd")
+
 
 def processes_with(word: str) -> list[int]:
     """Pids whose command line holds `word`, this process left out."""
@@ -12,8 +14,9 @@ def processes_with(word: str) -> list[int]:
 
 
 def children() -> list[int]:
-    """Pids of this process's children, ended ones that nobody waited for included."""
-    return [pid for pid, directory in _processes() if _parent(_text(directory / "stat")) == os.getpid()]
+    """Pids of this process's children, ended ones that nobody waited for included; not the daemons that tests share."""
+    mine = [(pid, directory) for pid, directory in _processes() if _parent(_text(directory / "stat")) == os.getpid()]
+    return [pid for pid, directory in mine if not _text(directory / "cmdline").split(b"\0")[0].endswith(DAEMONS)]
 
 
 def mounts() -> list[str]:
