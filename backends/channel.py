@@ -8,7 +8,7 @@ import asyncio
 import json
 import socket
 from itertools import count
-from typing import NamedTuple, Protocol
+from typing import NamedTuple, Protocol, cast
 
 from pydantic import JsonValue
 
@@ -200,8 +200,7 @@ class _SocketProtocol(asyncio.Protocol):
         self._channel = channel
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
-        assert isinstance(transport, asyncio.Transport)
-        self._channel.use(transport)
+        self._channel.use(cast("asyncio.Transport", transport))  # uvloop's are no subclasses of it
 
     def data_received(self, data: bytes) -> None:
         self._channel.feed(data)
