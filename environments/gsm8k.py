@@ -40,7 +40,7 @@ class Gsm8kConfig(Config):
     broken_rows: BrokenRows = BrokenRows.REFUSE
     generated: int = Field(default=400, gt=0, description="problems to learn from where no file is given")
     generated_test: int = Field(default=60, gt=0)
-    tools: ToolsConfig = ToolsConfig(use=("python",))
+    tools: ToolsConfig = ToolsConfig()
     max_turns: int = Field(default=8, gt=0)
 
 
@@ -70,7 +70,7 @@ class Gsm8k(Environment):
         self.max_turns = self._config.max_turns
 
     async def __aenter__(self) -> Self:
-        self._tools = await Toolbox.open(self._config.tools)
+        self._tools = await Toolbox.open(self._config.tools, ("python",))
         return self
 
     async def __aexit__(

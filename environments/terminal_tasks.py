@@ -26,7 +26,7 @@ SYSTEM = "You work in a Linux shell in /workspace. Do what is asked with your to
 class TerminalTasksConfig(Config):
     """Settings of the environment."""
 
-    tools: ToolsConfig = ToolsConfig(use=("coding",))
+    tools: ToolsConfig = ToolsConfig()
     variants: int = 4
     """Tasks made of each job, with other names and numbers."""
     max_turns: int = 12
@@ -43,7 +43,7 @@ class TerminalTasks(Environment):
         self.max_turns = self._config.max_turns
 
     async def __aenter__(self) -> Self:
-        self._tools = await Toolbox.open(self._config.tools)
+        self._tools = await Toolbox.open(self._config.tools, ("coding",))
         return self
 
     def tasks(self, split: Split) -> Sequence[Task]:

@@ -46,8 +46,8 @@ TOOLSETS: Mapping[str, Toolset] = {
 class ToolsConfig(Config):
     """Which tools an environment offers."""
 
-    use: tuple[str, ...] = ()
-    """Toolsets of every episode."""
+    use: tuple[str, ...] | None = None
+    """Toolsets of every episode; None: those that the environment offers unless told otherwise."""
     chances: dict[str, float] = Field(default_factory=dict)
     """Toolset -> the chance that a group is given it, each for itself; where `use` is empty a group gets at least one."""
     own: dict[str, Toolset] = Field(default_factory=dict)
@@ -89,10 +89,12 @@ def expand(names: Iterable[str], known: Mapping[str, Toolset]) -> tuple[str, ...
 class Toolbox:
     """The tools that an environment offers. Made with `Toolbox.open`; holds nothing that would have to be closed."""
 
-    def __init__(self, config: ToolsConfig, sets: Mapping[str, Toolset], tools: Iterable[Tool]) -> None:
-        self._config, self._sets = config, sets
+    def __init__(
+        self, use: Sequence[str], chances: Mapping[str, float], sets: Mapping[str, Toolset], tools: Iterable[Tool]
+    ) -> None:
+        self._use, self._chances, self._sets = use, chances, sets
         known = {tool.spec.name: tool for tool in tools}
-        wanted = expand([*config.use, *config.chances], sets)
+        wanted = expand([*use, *chances], sets)
         for name in wanted:
             if name not in known:
                 raise UnknownName("tool", name, tuple(known))
@@ -104,8 +106,10 @@ class Toolbox:
             log.warning("tool_left_out", tool=name, problem=problem)
 
     @classmethod
-    async def open(cls, config: ToolsConfig, extra: Mapping[str, Sequence[Tool]] | None = None) -> Self:
-        """The tools that a config names; `extra` are toolsets of the environment's own.
+    async def open(
+        cls, config: ToolsConfig, use: Sequence[str] = (), extra: Mapping[str, Sequence[Tool]] | None = None
+    ) -> Self:
+        """The tools that a config names, `use` where it names none; `extra` are toolsets of the environment's own.
 
         MCP servers are asked what they offer. Raises ConfigError for a name given twice or a server that does not answer.
         """
@@ -116,7 +120,8 @@ class Toolbox:
             if name in sets:
                 raise ConfigError(f"toolset {name!r}: there is one of that name; choose another")
             sets[name] = own
-        return cls(config, sets, [*tools, *(tool for inner in added.values() for tool in inner)])
+        tools += [tool for inner in added.values() for tool in inner]
+        return cls(use if config.use is None else config.use, config.chances, sets, tools)
 
     @property
     def specs(self) -> tuple[ToolSpec, ...]:
@@ -130,13 +135,13 @@ class Toolbox:
 
     def draw(self, task: Task, seed: int) -> Task:
         """The task with the toolsets of every episode and those that the seed gives; `Environment.of_group` calls it."""
-        if not self._config.chances:
+        if not self._chances:
             return task
         dice = random.Random(seed)
-        drawn = [name for name, chance in self._config.chances.items() if dice.random() < chance]
-        if not drawn and not self._config.use:
-            drawn = [max(self._config.chances, key=lambda name: self._config.chances[name])]
-        names = expand([*self._config.use, *drawn], self._sets)
+        drawn = [name for name, chance in self._chances.items() if dice.random() < chance]
+        if not drawn and not self._use:
+            drawn = [max(self._chances, key=lambda name: self._chances[name])]
+        names = expand([*self._use, *drawn], self._sets)
         return task.model_copy(update={"tools": tuple(tool.spec for tool in self.tools if tool.spec.name in names)})
 
 

@@ -12,7 +12,7 @@ import resource
 import signal
 import sys
 
-CPU_SECONDS = 5.0
+CPU_SECONDS = 3.0
 MEMORY_BYTES = 2 << 30
 
 

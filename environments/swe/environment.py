@@ -52,7 +52,7 @@ class SweConfig(Config):
     """A folder with pytest and what those tests import; None: the sandbox has them."""
     backend: str = "local"
     """Where the hidden tests run."""
-    tools: ToolsConfig = ToolsConfig(use=("coding",))
+    tools: ToolsConfig = ToolsConfig()
     max_turns: int = Field(default=20, gt=0)
 
 
@@ -72,7 +72,7 @@ class Swe(Environment):
         self._backend = BACKENDS.load(self._config.backend)()
         self._running.push_async_callback(self._backend.aclose)
         self._bench = Bench(self._backend, self._config.repositories, self._config.packages)
-        self._tools = await Toolbox.open(self._config.tools)
+        self._tools = await Toolbox.open(self._config.tools, ("coding",))
         return self
 
     async def __aexit__(

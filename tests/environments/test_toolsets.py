@@ -7,6 +7,7 @@ import pytest
 from core.errors import ConfigError, UnknownName
 from core.types import Message, Role, Task
 from environments.base import Tool
+from environments.tools.web import WebConfig
 from environments.toolsets import Toolbox, ToolsConfig, Toolset, expand
 from tests.fakes import LOOK, WRITE
 
@@ -58,7 +59,7 @@ async def test_a_tool_that_lacks_something_is_left_out_with_the_reason():
 
 async def test_toolsets_of_the_user_and_of_the_environment_stand_beside_the_shipped_ones():
     config = ToolsConfig(use=("mine",), own={"mine": Toolset(tools=("todo",), includes=("sums",))})
-    box = await Toolbox.open(config, {"sums": [WRITE, LOOK]})
+    box = await Toolbox.open(config, extra={"sums": [WRITE, LOOK]})
     assert names(task_of(box)) == ("todo", "write", "look")
 
 
@@ -72,7 +73,14 @@ async def test_toolsets_of_the_user_and_of_the_environment_stand_beside_the_ship
 )
 async def test_names_that_are_unknown_or_taken_are_refused(config: ToolsConfig, problem: str):
     with pytest.raises((ConfigError, UnknownName), match=problem):
-        await Toolbox.open(config, {"sums": [WRITE]})
+        await Toolbox.open(config, extra={"sums": [WRITE]})
+
+
+async def test_what_an_environment_offers_by_itself_stays_where_only_something_else_is_set():
+    web = WebConfig(searxng_url="http://127.0.0.1:1")
+    assert names(task_of(await Toolbox.open(ToolsConfig(web=web), ("todo",)))) == ("todo",)
+    assert names(task_of(await Toolbox.open(ToolsConfig(use=()), ("todo",)))) == ()
+    assert names(task_of(await Toolbox.open(ToolsConfig(use=("web",), web=web), ("todo",)))) == ("web_search", "web_extract")
 
 
 async def test_a_group_is_given_the_toolsets_that_its_seed_draws():

@@ -15,6 +15,7 @@ def test_the_key_of_the_web_search_reaches_an_environment_that_may_search():
     key = environment._config.tools.web.exa_api_key
     assert key
     assert key.get_secret_value() == "k-1"
+    assert environment._config.tools.use is None
 
 
 def test_an_environment_without_tools_of_that_kind_is_made_without_it():

@@ -15,7 +15,7 @@ from pathlib import Path
 
 from environments.swe.inside.plain import NotPlain, decode, encode
 
-CPU_SECONDS = 6
+CPU_SECONDS = 4
 
 
 def answer(question: dict) -> dict:
