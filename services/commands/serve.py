@@ -19,6 +19,8 @@ FLAGS_OF = {
     "resume": ("trainer",),
     "record": ("env",),
     "ray": ("env",),
+    "run_api": ("env",),
+    "atropos": ("env",),
 }
 
 
@@ -36,6 +38,8 @@ def configure(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--resume", action="store_true", help="trainer: go on with the run in --out")
     parser.add_argument("--record", type=Path, metavar="FILE", help="env: append a line per group")
     parser.add_argument("--ray", metavar="ADDRESS", help="env: a server on every node of that Ray cluster (auto, or HOST:PORT)")
+    parser.add_argument("--run-api", metavar="URL", help="env: make groups for a run-api of Atropos in its place")
+    parser.add_argument("--atropos", action="store_true", help="env: NAME is Atropos's, module:Class or file.py:Class")
     parser.add_argument("--parent", type=int, help=argparse.SUPPRESS)
     add_run_file_arguments(parser)
 
@@ -102,8 +106,11 @@ def _serve_env(arguments: argparse.Namespace, settings: Settings) -> None:
     if arguments.name is None:
         raise UserError(f"natgym serve env: which environment? known: {', '.join(ENVIRONMENTS.names)}")
     file: RunFile = run_file(arguments, NAT_SMALL).with_flags(
-        rollouts__api_url=arguments.api_url, policy__base_url=arguments.policy_url
+        rollouts__api_url=arguments.api_url, policy__base_url=arguments.policy_url, rollouts__run_api__url=arguments.run_api
     )
+    if arguments.atropos:
+        _serve_atropos(arguments, file, settings)
+        return
     # a mistake in its settings or data is told before anything is waited for
     tasks = tasks_to_train_on(make_environment(arguments.name, file, settings))
     if arguments.ray is None:
@@ -116,3 +123,12 @@ def _serve_env(arguments: argparse.Namespace, settings: Settings) -> None:
 
     with joined(arguments.ray) as ray:
         run_main(serve_fleet(ray, Order(arguments.name, file, settings), tuple(tasks)))
+
+
+def _serve_atropos(arguments: argparse.Namespace, file: RunFile, settings: Settings) -> None:
+    from services.environment_server.atropos_player import serve_atropos_environment
+    from services.main_task import run_main
+
+    if arguments.ray is not None:
+        raise UserError("--ray: plays natgym's own environments; it cannot be used with --atropos")
+    run_main(serve_atropos_environment(arguments.name, file, settings, arguments.record))

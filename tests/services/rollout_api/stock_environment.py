@@ -44,5 +44,24 @@ class Numbers(BaseEnv):
         pass
 
 
+class Items(Numbers):
+    """Gives one trajectory at a time, as most environments do; every fourth has nothing to give."""
+
+    name = "items"
+    collect_trajectories = BaseEnv.collect_trajectories
+
+    async def collect_trajectory(self, item):
+        if item % 4 == 3:
+            raise RuntimeError(f"item {item} broke")
+        tokens = [item + OFFSET, 5, 6, 7, 8]
+        return {
+            "tokens": tokens,
+            "masks": [-100, 5, 6, -100, 8],
+            "scores": item / 10,
+            "messages": [{"role": "user", "content": "go"}, {"role": "assistant", "content": f"{item}"}],
+            "inference_logprobs": [1.0, -0.5, -0.25, 1.0, -1.5],
+        }, []
+
+
 if __name__ == "__main__":
     Numbers.cli()
