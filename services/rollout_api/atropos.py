@@ -26,7 +26,7 @@ from services.rollout_api.atropos_state import (
 from services.rollout_api.base import Parcel
 from services.rollout_api.bodies import JSON, media_type_of, read_body, read_model
 from services.rollout_api.compression import body_of
-from services.rollout_api.messages import GroupFilter, TakeBatch
+from services.rollout_api.messages import GroupFilter, GroupState, TakeBatch
 from services.rollout_api.queue import GroupQueue
 from services.rollout_api.refusals import NotKnown, QueueFull, WrongMediaType
 
@@ -50,8 +50,15 @@ class AtroposRoutes:
         self._latest: bytes | None = None
 
     async def load(self) -> None:
-        """Once the queue is open: read what an earlier process remembered."""
+        """Once the queue is open: read what an earlier process remembered, and give back what it did not deliver."""
         await self._state.load()
+        came_back = not self._queue.shared  # another process may be at work on what is on its way
+        while came_back:
+            facts = await self._queue.groups(GroupFilter(run=RUN, state=GroupState.LEASED, limit=1000))
+            came_back = 0
+            for batch_id in {one.batch_id for one in facts if one.batch_id is not None}:
+                came_back += await self._queue.return_batch(batch_id)
+                log.warning("delivery_broke_off", batch=batch_id)
 
     def table(self) -> list[Route]:
         """Every path, its method and what answers."""

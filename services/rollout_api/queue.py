@@ -71,6 +71,11 @@ class GroupQueue:
         return not self._closing and self._store.ready
 
     @property
+    def shared(self) -> bool:
+        """Whether other processes may work on the same queue."""
+        return self._store.shared
+
+    @property
     def commits(self) -> int:
         """Transactions so far; each is one fsync, shared by all that waited."""
         return self._store.commits

@@ -430,15 +430,23 @@ async def test_a_batch_is_the_same_however_it_is_packed(tmp_path: Path, accepted
     ]
 
 
+def larger_than_sockets_buffer(name: int) -> Json:
+    return scored(name, 4, images="".join(map(str, range(600_000))))
+
+
+async def half_a_batch(url: httpx.URL) -> asyncio.StreamWriter:
+    """A connection on which a batch has begun to arrive."""
+    reader, writer = await asyncio.open_connection(url.host, url.port)
+    writer.write(b"GET /batch HTTP/1.1\r\nHost: localhost\r\n\r\n")
+    await reader.readexactly(1000)
+    return writer
+
+
 async def test_a_batch_whose_trainer_goes_away_is_given_to_the_next(tmp_path: Path):
-    groups = [scored(name, 4, images="".join(map(str, range(600_000)))) for name in range(8)]  # more than sockets buffer
     async with atropos(tmp_path / "q", max_body_bytes=16 << 20) as api:
         await api.start(batch_size=32)
-        await api.post(*groups)
-        host, port = api.http.base_url.host, api.http.base_url.port
-        reader, writer = await asyncio.open_connection(host, port)
-        writer.write(b"GET /batch HTTP/1.1\r\nHost: localhost\r\n\r\n")
-        await reader.readexactly(1000)
+        await api.post(*map(larger_than_sockets_buffer, range(8)))
+        writer = await half_a_batch(api.http.base_url)
         assert await api.status() == {"current_step": 1, "queue_size": 0}
         assert await api.batch() is None
         writer.transport.abort()
@@ -446,6 +454,22 @@ async def test_a_batch_whose_trainer_goes_away_is_given_to_the_next(tmp_path: Pa
             await asyncio.sleep(0.01)
         assert names(await api.batch()) == list(range(8))
         assert (await api.status())["current_step"] == 1
+
+
+async def test_a_batch_that_a_killed_server_was_sending_comes_first(tmp_path: Path):
+    with ApiProcess(tmp_path / "q") as process:
+        async with httpx.AsyncClient(base_url=process.url, trust_env=False) as http:
+            api = Atropos(http)
+            await api.start(batch_size=32)
+            await api.post(*map(larger_than_sockets_buffer, range(8)), *(scored(name, 4) for name in range(8, 16)))
+            writer = await half_a_batch(http.base_url)
+            process.kill()
+            writer.transport.abort()
+        process.restart()
+        async with httpx.AsyncClient(base_url=process.url, trust_env=False, timeout=60) as http:
+            api = Atropos(http)
+            assert await api.status() == {"current_step": 0, "queue_size": 16}
+            assert [names(await api.batch()) for _ in range(2)] == [list(range(8)), list(range(8, 16))]
 
 
 async def test_a_post_waits_for_room(tmp_path: Path):
