@@ -90,7 +90,7 @@ class NatEvaluator:
         async with self._slots, self.server.fork() as fork:
             try:
                 await fork.ask({"do": "files", "files": dict[str, JsonValue](counted(files))})
-                facts = await fork.ask({"do": "tests"})
+                facts = await fork.ask({"do": "tests", "explain": True})
             except ChildMistake as mistake:
                 return summarise({"tests": "failed"}, {"tests": str(mistake)})
             except ChildLost as lost:

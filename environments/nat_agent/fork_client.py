@@ -7,7 +7,7 @@ or the server that it came from; it is never interpreted further.
 import asyncio
 import json
 import struct
-from collections.abc import Awaitable, Callable, Mapping
+from collections.abc import Awaitable, Callable, Mapping, Sequence
 
 from pydantic import Field, JsonValue
 
@@ -18,7 +18,7 @@ from core.types import JsonObject, Value
 
 HEADER = struct.Struct(">II")
 MAX_FRAME = 1 << 20
-MAX_UNREAD = 64
+MAX_UNREAD, MAX_SERIES = 64, 32
 MAX_ERROR = 400
 MAX_DEPTH = 48
 END_SECONDS = 60.0
@@ -78,9 +78,24 @@ class Fork:
             if answers is not None and kind is not None:
                 await self._link.send(self.channel, await answers[kind](as_object(answer[kind])))
             elif "error" in answer:
-                raise ChildMistake(str(answer["error"])[:MAX_ERROR])
+                raise mistake(answer)
             else:
                 return as_object(answer.get("result"))
+
+    async def ask_all(self, requests: Sequence[JsonObject]) -> list[JsonObject | ChildMistake]:
+        """The result of each request, or why it failed. The child is told them one at a time; it may ask nothing.
+
+        Raises ChildLost when the child goes away before the last answer, RewardError when the server does.
+        """
+        results: list[JsonObject | ChildMistake] = []
+        for start in range(0, len(requests), MAX_SERIES):
+            series = requests[start : start + MAX_SERIES]
+            await self._link.send(self.channel, *series)
+            for _ in series:
+                answer = parsed(await self._receive())
+                failed = "error" in answer
+                results.append(mistake(answer) if failed else as_object(answer.get("result")))
+        return results
 
     async def _receive(self) -> bytes:
         while self._inbox.empty():
@@ -135,13 +150,13 @@ class ServerLink:
         except TimeoutError:
             raise RewardError(f"the fork server did not start within {limit_seconds:.0f} s{self._stderr()}") from None
 
-    async def send(self, channel: int, message: JsonObject) -> None:
-        """One frame. Raises RewardError when the server is gone."""
+    async def send(self, channel: int, *messages: JsonObject) -> None:
+        """A frame each. Raises RewardError when the server is gone."""
         if self.dead is not None:
             raise self.dead
-        body = json.dumps(message).encode()
+        bodies = [json.dumps(message).encode() for message in messages]
         try:
-            await self._process.send(HEADER.pack(len(body), channel) + body)
+            await self._process.send(b"".join(HEADER.pack(len(body), channel) + body for body in bodies))
         except (SandboxError, OSError) as error:
             raise self._die(f"{type(error).__name__}: {error}") from error
 
@@ -200,7 +215,7 @@ class ServerLink:
             self.cpu_seconds += fork.cpu_seconds
             self.memory_mib = float(str(message.get("memory_mib", self.memory_mib)))
             reason = str(message["reason"])
-            fork.lose(RewardError(f"the fork server {reason}") if message.get("refused") else ChildLost(reason))
+            fork.lose(RewardError(f"the fork server {reason}") if message.get("blameless") else ChildLost(reason))
             fork.ended.set()
 
     def _die(self, why: str) -> RewardError:
@@ -230,6 +245,11 @@ def parsed(body: bytes) -> JsonObject:
     if deeper(answer, MAX_DEPTH):
         raise ChildLost(f"its answer is nested more than {MAX_DEPTH} deep")
     return answer
+
+
+def mistake(answer: JsonObject) -> ChildMistake:
+    """What a child says went wrong."""
+    return ChildMistake(str(answer["error"])[:MAX_ERROR])
 
 
 def as_object(value: JsonValue) -> JsonObject:

@@ -67,21 +67,17 @@ def _arguments(schema: JsonObject) -> dict[str, JsonValue]:
 
 async def _share_right(fork: Fork, oracle: ToolOracle, calls: Sequence[Call], problems: list[str]) -> float:
     """The share of calls that return the expected value; the first one that does not is told of."""
-    name, right = oracle.planned.name, 0
-    for index, call in enumerate(calls):
-        problem = await _wrong(fork, oracle, call)
-        right += problem is None
-        if problem is not None and index == right:  # the first one that is wrong
-            problems.append(f"{name}: {problem}")
-    return right / len(calls)
+    name = oracle.planned.name
+    answers = await fork.ask_all([_request(name, call.settings, call.arguments) for call in calls])
+    verdicts = [_wrong(oracle, call, answer) for call, answer in zip(calls, answers, strict=True)]
+    wrong = [problem for problem in verdicts if problem is not None]
+    problems += [f"{name}: {problem}" for problem in wrong[:1]]
+    return (len(calls) - len(wrong)) / len(calls)
 
 
-async def _wrong(fork: Fork, oracle: ToolOracle, call: Call) -> str | None:
-    request: JsonObject = {"do": "call", "tool": oracle.planned.name, "config": call.settings, "arguments": call.arguments}
-    try:
-        answer = await fork.ask(request)
-    except ChildMistake as mistake:
-        return str(mistake)
+def _wrong(oracle: ToolOracle, call: Call, answer: JsonObject | ChildMistake) -> str | None:
+    if isinstance(answer, ChildMistake):
+        return str(answer)
     if "value" in answer and same(call.expected, answer["value"], oracle.planned.output_schema):
         return None
     value = answer.get("value")
@@ -90,11 +86,11 @@ async def _wrong(fork: Fork, oracle: ToolOracle, call: Call) -> str | None:
 
 
 async def _share_refused(fork: Fork, name: str, refused: Sequence[JsonObject], problems: list[str]) -> float:
-    right = 0
-    for arguments in refused:
-        try:
-            await fork.ask({"do": "call", "tool": name, "config": {}, "arguments": arguments})
-            problems.append(f"{name}: answers although an argument is missing")
-        except ChildMistake:
-            right += 1
+    answers = await fork.ask_all([_request(name, {}, arguments) for arguments in refused])
+    right = sum(isinstance(answer, ChildMistake) for answer in answers)
+    problems += [f"{name}: answers although an argument is missing"] * (len(refused) - right)
     return right / len(refused)
+
+
+def _request(tool: str, settings: JsonObject, arguments: JsonObject) -> JsonObject:
+    return {"do": "call", "tool": tool, "config": settings, "arguments": arguments}

@@ -5,6 +5,7 @@
 
 import os
 from collections.abc import Collection
+from contextlib import suppress
 from typing import NamedTuple
 
 TICKS, PAGE = os.sysconf("SC_CLK_TCK"), os.sysconf("SC_PAGE_SIZE")
@@ -52,6 +53,11 @@ def proportional_mib(pids: Collection[int]) -> float:
     return sum(map(_proportional_kib, pids)) / 1024
 
 
+def waited_seconds(pids: Collection[int]) -> float:
+    """How long the threads of processes that are alive were ready to run while others did."""
+    return sum(map(_waited_nanoseconds, pids)) / 1e9
+
+
 def _total(found: list[list[bytes]], pids: list[int]) -> Usage:
     ticks = sum(int(ticks) for fields in found for ticks in fields[USER_TIME : REAPED_SYSTEM_TIME + 1])
     return Usage(ticks / TICKS, sum(int(fields[RESIDENT]) for fields in found) * PAGE / (1 << 20), tuple(pids))
@@ -64,6 +70,15 @@ def _stat(name: str) -> list[bytes]:
     except OSError:  # it has ended
         return []
     return text[text.rindex(b")") + 2 :].split()  # the name may hold anything: count from its end
+
+
+def _waited_nanoseconds(pid: int) -> int:
+    total = 0
+    with suppress(OSError):  # it has ended, or the kernel keeps no such figures
+        for thread in os.listdir(f"/proc/{pid}/task"):
+            with open(f"/proc/{pid}/task/{thread}/schedstat", "rb") as file:
+                total += int(file.read().split()[1])
+    return total
 
 
 def _proportional_kib(pid: int) -> int:

@@ -62,6 +62,11 @@ class AgentTools:
             self._builder = await WorkflowBuilder().__aenter__()
         return await self._builder.add_function(instance, self._configs[name](**settings))
 
+    def end(self) -> None:
+        """Let go of what was built."""
+        if self._builder is not None:
+            self._run(self._builder.__aexit__(None, None, None))
+
     def call(self, request: dict) -> dict:
         """The value that a tool returns for `arguments` when its Config is made from `config`."""
         function = self._function(request["tool"], request["config"])

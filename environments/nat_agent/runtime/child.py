@@ -9,28 +9,35 @@ import os
 import socket
 import sys
 from collections.abc import Callable
+from contextlib import suppress
 from pathlib import Path
 
 from runtime.agent_tools import AgentTools
 from runtime.frames import Channel
 from runtime.setup_script import SetupScript
-from runtime.suite import Suite
+from runtime.suite import Suite, prepared
 from runtime.trusted_config import check_config
 from runtime.workflow import run_workflow
 
 MAX_ERROR = 300
 
 
-def live(sock: socket.socket, suite: Suite) -> None:
-    """Answer requests until the host hangs up. `suite` was made for the workspace that this is, or for another one."""
+def live(sock: socket.socket, suites: dict[bool, Suite]) -> None:
+    """Answer requests until the host hangs up. `suites` were made for the workspace that this is, or for another one."""
     workspace = Path.cwd()
-    Evaluation(Channel(sock), workspace, suite if suite.workspace == workspace else Suite(workspace)).answer_all()
+    mine = suites if suites[False].workspace == workspace else prepared(workspace)
+    evaluation = Evaluation(Channel(sock), workspace, mine)
+    asyncio.set_event_loop(evaluation.loop)
+    sys.path.append(str(workspace))  # last: nothing in the workspace shadows an installed module
+    with suppress(EOFError):
+        evaluation.answer_all()
+    os._exit(0)
 
 
 class Evaluation:
-    """The state between requests: the workspace, the loaded tools, one event loop."""
+    """The state between requests: the workspace, the loaded tools, one event loop, the suites (see suite.prepared)."""
 
-    def __init__(self, channel: Channel, workspace: Path, suite: Suite) -> None:
+    def __init__(self, channel: Channel, workspace: Path, suites: dict[bool, Suite]) -> None:
         self.channel, self.workspace = channel, workspace
         self.loop = asyncio.new_event_loop()
         self.tools = AgentTools(self._run)
@@ -43,18 +50,18 @@ class Evaluation:
             "setup": self.setup.run,
             "install": self.setup.install,
             "workflow": lambda request: self._run(run_workflow(request, self.channel)),
-            "tests": lambda _: suite.run(),
+            "tests": lambda request: suites[request.get("explain", False)].run(),
         }
 
     def answer_all(self) -> None:
-        asyncio.set_event_loop(self.loop)
-        sys.path.append(str(self.workspace))  # last: nothing in the workspace shadows an installed module
+        """One request after the other. Raises EOFError when the host has hung up."""
         while True:
-            try:
-                request = self.channel.receive()
-            except EOFError:
-                os._exit(0)
-            self.channel.send(self._answer(request))
+            self.channel.send(self._answer(self.channel.receive()))
+
+    def end(self) -> None:
+        """Leave nothing open; a child needs no end, it is killed."""
+        self.tools.end()
+        self.loop.close()
 
     def _answer(self, request: dict) -> dict:
         try:

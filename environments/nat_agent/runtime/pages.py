@@ -6,7 +6,23 @@ import ctypes
 from pathlib import Path
 
 MADV_COLLAPSE = 25
+M_TRIM_THRESHOLD, M_TOP_PAD, M_MMAP_THRESHOLD = -1, -2, -3
 LARGE = 2 << 20
+ARENA, SMALL = 1 << 20, 512
+"""Python takes memory for objects of at most SMALL bytes in pieces of ARENA bytes."""
+
+
+def reserve(mib: int) -> list[bytes]:
+    """Have Python take so much memory for small objects in one piece, for as long as the result is kept.
+
+    Otherwise its arenas lie between the libraries that are loaded meanwhile, too small for large pages each. What the C
+    library allocates is kept together too, in the heap.
+    """
+    mallopt = ctypes.CDLL(None).mallopt
+    for option, size in ((M_MMAP_THRESHOLD, 32 << 20), (M_TRIM_THRESHOLD, 1 << 30), (M_TOP_PAD, 16 << 20)):
+        mallopt(option, size)
+    blocks = [bytes(SMALL - 64) for _ in range((mib << 20) // SMALL)]
+    return blocks[:: ARENA // SMALL // 2]
 
 
 def gather() -> int:

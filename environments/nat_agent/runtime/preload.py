@@ -54,6 +54,7 @@ MODULES = (
     "_pytest.skipping",
     "_pytest.unittest",
     "pdb",
+    "readline",
     "nat.builder.per_user_workflow_builder",
     "nat.plugins.langchain.agent.rewoo_agent.prompt",
     "nat.plugins.langchain.agent.react_agent.prompt",
@@ -65,6 +66,8 @@ MODULES = (
 )
 # Correct agents name none of these, and each one makes every rebuild of NAT's Config slower.
 GRAPHS = tuple(f"nat.plugins.langchain.agent.{name}.agent" for name in ("react_agent", "tool_calling_agent", "rewoo_agent"))
+SMALL_OBJECTS_MIB = 128
+KEPT: list[object] = []
 PRUNED = (
     "_registered_evaluator_infos",
     "_registered_dataset_loader_infos",
@@ -78,6 +81,7 @@ def import_nat() -> str:
     from importlib.metadata import version
 
     sys.dont_write_bytecode = True
+    held = pages.reserve(SMALL_OBJECTS_MIB)
     logging.disable(logging.CRITICAL)
     from nat.cli.type_registry import GlobalTypeRegistry
     from nat.data_models.config import Config
@@ -91,6 +95,7 @@ def import_nat() -> str:
     remember()
     Config.rebuild_annotations()
     registry._registration_changed_hooks[:] = [config_is_stale]
+    held.clear()
     return version("nvidia-nat-core")
 
 
@@ -158,6 +163,10 @@ def _by_function(find: Callable) -> Callable:
 
 def settle() -> None:
     """Move what was imported out of the collector's sight and into large pages, so that forks share it cheaply."""
+    from nat.data_models.config import Config
+
+    # a fork that makes a new schema lets go of the old one: it would write all over that, only to free it
+    KEPT.extend((Config.__pydantic_core_schema__, Config.__pydantic_validator__, Config.__pydantic_serializer__))
     gc.collect()
     gc.disable()
     gc.freeze()

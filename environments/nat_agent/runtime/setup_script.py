@@ -13,7 +13,6 @@ SERVER = f"{sys.executable} -ISE {Path(__file__).resolve().parent / 'mini_mcp.py
 SOCKET = "mcp"
 MAX_PROBLEM = 200
 INSTALLERS = ("npm", "npx", "smithery", "uvx", "uv", "pipx", "pip", "docker", "curl")
-SECONDS = 10
 
 INSTALLER = r"""#!/bin/sh
 # Stands in for npm and its like: logs what it was asked for, and makes `npm install -g PACKAGE` work for known packages.
@@ -73,7 +72,6 @@ class SetupScript:
                     stdin=subprocess.DEVNULL,
                     stdout=subprocess.DEVNULL,
                     stderr=errors,
-                    timeout=SECONDS,
                 ).returncode
                 errors.seek(max(0, errors.tell() - MAX_PROBLEM))
                 problem = errors.read().decode("utf-8", "replace").strip().splitlines()[-1:] or [""]

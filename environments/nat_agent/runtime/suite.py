@@ -41,9 +41,10 @@ MAX_ERROR = 400
 
 
 class Recorder:
-    """Notes how every test ended, and why where it did not pass."""
+    """Notes how every test ended, and, to be explained, why where it did not pass."""
 
-    def __init__(self) -> None:
+    def __init__(self, explained: bool) -> None:
+        self.explained = explained
         self.outcomes: dict[str, str] = {}
         self.errors: dict[str, str] = {}
 
@@ -56,6 +57,8 @@ class Recorder:
             self.outcomes[report.nodeid] = "failed"
 
     def pytest_exception_interact(self, node, call, report):
+        if not self.explained:
+            return
         error = call.excinfo.value
         if isinstance(error, pytest.Collector.CollectError) and isinstance(error.__cause__, BaseException):
             error = error.__cause__  # pytest wraps what importing a test file raised
@@ -63,11 +66,15 @@ class Recorder:
 
 
 class Suite:
-    """A pytest session over `workspace`/tests that has not collected anything yet."""
+    """A pytest session over `workspace`/tests that has not collected anything yet.
 
-    def __init__(self, workspace: Path) -> None:
-        self.workspace, self.recorder = workspace, Recorder()
+    `explained`: asserts are rewritten, so that an error says what was compared. How a test ends does not depend on that.
+    """
+
+    def __init__(self, workspace: Path, *, explained: bool = False) -> None:
+        self.workspace, self.recorder = workspace, Recorder(explained)
         options = [f"-pno:{name}" for name in UNUSED_PLUGINS] + [f"--rootdir={workspace}", f"--confcutdir={workspace}"]
+        options += [] if explained else ["--assert=plain"]
         self._config: Config = _prepareconfig([*ARGUMENTS, *options], plugins=[self.recorder])
         self._config._do_configure()
         self._session = pytest.Session.from_config(self._config)
@@ -82,3 +89,12 @@ class Suite:
         except (pytest.Session.Failed, pytest.Session.Interrupted, pytest.UsageError) as error:
             self.recorder.errors["tests"] = str(error)[:MAX_ERROR]
         return {"outcomes": self.recorder.outcomes, "errors": self.recorder.errors}
+
+    def end(self) -> None:
+        """Take its hooks away again."""
+        self._config._ensure_unconfigure()
+
+
+def prepared(workspace: Path) -> dict[bool, Suite]:
+    """A suite for each answer to: are errors explained?"""
+    return {explained: Suite(workspace, explained=explained) for explained in (False, True)}

@@ -4,6 +4,7 @@ The agent's tools are replaced by stand-ins that have the same names and setting
 planned tools. So what is reported here comes from NAT alone.
 """
 
+import functools
 from pathlib import Path
 from types import SimpleNamespace
 
@@ -28,6 +29,8 @@ TABLES = (
     "_registered_auth_provider_infos",
     "_registered_middleware",
 )
+PACKAGE, GYM_LLM = "nat_tools", "gym_llm"
+FORGOTTEN: list[dict] = []
 JSON_TYPES = {"integer": int, "number": float, "string": str, "boolean": bool, "array": list, "object": dict}
 
 
@@ -38,10 +41,8 @@ async def check_config(request: dict) -> dict:
     """
     report: dict = {"valid": False, "built": False}
     path = written(request["text"])
-    for name, schema in request["tools"].items():
-        register_stand_in(name, schema)
     try:
-        config, data = load(path)
+        config, data = load(path, request["tools"])
         report["valid"] = True
         report.update(describe(config, data))
         replace_mcp_clients(request["servers"])
@@ -58,8 +59,8 @@ def written(text: str) -> Path:
     return path
 
 
-def load(path: Path) -> tuple:
-    """The validated Config, and the plain data that it was made from."""
+def load(path: Path, tools: dict[str, dict]) -> tuple:
+    """The validated Config, and the plain data that it was made from; `tools` are what stand-ins are made for."""
     from nat.data_models.config import Config
     from nat.utils.data_models.schema_validator import validate_schema
     from nat.utils.io.yaml_tools import yaml_load
@@ -67,7 +68,11 @@ def load(path: Path) -> tuple:
     data = yaml_load(path)
     if not isinstance(data, dict):
         raise ValueError(f"the configuration is no mapping but {type(data).__name__}")
-    forget_types_but(named_types(data))
+    names = named_types(data)
+    forget_types_but(names)
+    for name, schema in tools.items():
+        if name in names or f"{PACKAGE}/{name}" in names:
+            register_stand_in(name, schema)
     return validate_schema(data, Config), data
 
 
@@ -88,17 +93,30 @@ def named_types(data: dict) -> set[str]:
 def forget_types_but(names: set[str]) -> None:
     """Unregister what this configuration does not name: a third of the cost of NAT's schema is in types that nobody uses.
 
-    What is valid stays valid and nothing else becomes so: a block is checked by the type that it names.
+    What is valid stays valid and nothing else becomes so: a block is checked by the type that it names. The tables are
+    replaced and not emptied: to let go of a type writes to its memory, and a fork then copies the page.
     """
     from nat.cli.type_registry import GlobalTypeRegistry
 
     registry = GlobalTypeRegistry.get()
-    for table in TABLES:
-        registered = getattr(registry, table)
-        for kind, info in list(registered.items()):
-            if info.full_type not in names and info.local_name not in names and not kind.__module__.startswith("runtime."):
-                del registered[kind]
+    for table, known in types_by_name().items():
+        FORGOTTEN.append(getattr(registry, table))
+        setattr(registry, table, dict(entry for name in sorted(names | {GYM_LLM}) for entry in known.get(name, ())))
     registry._registration_changed()
+
+
+@functools.cache
+def types_by_name() -> dict[str, dict[str, list[tuple]]]:
+    """Table -> full or short name -> what NAT registers under it, as it was when this was first asked."""
+    from nat.cli.type_registry import GlobalTypeRegistry
+
+    found: dict[str, dict[str, list[tuple]]] = {}
+    for table in TABLES:
+        names = found[table] = {}
+        for kind, info in getattr(GlobalTypeRegistry.get(), table).items():
+            for name in {info.full_type, info.local_name}:
+                names.setdefault(name, []).append((kind, info))
+    return found
 
 
 def register_stand_in(name: str, schema: dict) -> None:
@@ -116,8 +134,8 @@ def register_stand_in(name: str, schema: dict) -> None:
         for field, about in schema.get("properties", {}).items()
         if field.isidentifier() and not field.startswith(("_", "model_")) and field not in FunctionBaseConfig.model_fields
     }
-    module = sys.modules.setdefault("nat_tools.stand_ins", ModuleType("nat_tools.stand_ins"))
-    module.__package__ = "nat_tools"
+    module = sys.modules.setdefault(f"{PACKAGE}.stand_ins", ModuleType(f"{PACKAGE}.stand_ins"))
+    module.__package__ = PACKAGE
     body = {"__annotations__": {field: kind for field, (kind, _) in fields.items()}, "__module__": module.__name__}
     body.update({field: default for field, (_, default) in fields.items()})
     config_type = type(FunctionBaseConfig)("StandIn", (FunctionBaseConfig,), body, name=name)

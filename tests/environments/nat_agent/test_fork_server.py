@@ -165,11 +165,41 @@ async def test_a_child_that_breaks_the_protocol_is_lost(server: ForkServer, atta
 
 async def test_a_child_that_answers_what_nobody_asked_is_lost(server: ForkServer):
     code = FORGERY.format(attack="while True: channel.sendall(struct.pack('>I', 2) + b'{}')")
-    async with server.fork(ForkLimits(cpu_seconds=2, wall_seconds=4)) as fork:
+    async with server.fork() as fork:
         await fork.ask({"do": "files", "files": {"nat_tools/tool.py": code}})
-        with pytest.raises(ChildLost):
-            await ask_forever(fork.ask)
+        assert await fork.ask({"do": "load", "names": ["tool"]}) == {}
+        with pytest.raises(ChildLost, match="more than it was asked"):
+            await fork.ask({"do": "load", "names": []})
     assert "fine" in await load(server)
+
+
+async def test_a_series_is_answered_one_by_one_and_its_mistakes_stay_where_they_are(server: ForkServer):
+    code = "from nat_tools.tool_seen import seen"
+    asked: list[JsonObject] = [{"do": "load", "names": []}, {"do": "nothing of that kind"}, {"do": "load", "names": ["tool"]}]
+    async with server.fork() as fork:
+        await fork.ask({"do": "files", "files": {"nat_tools/tool.py": code}})
+        first, second, third = await fork.ask_all(asked)
+    assert first == {}
+    assert isinstance(second, ChildMistake)
+    assert isinstance(third, dict)
+    assert "tool_seen" in str(third["tool"])
+
+
+async def test_a_child_is_told_the_next_request_of_a_series_when_it_has_answered_the_one_before(server: ForkServer):
+    code = (
+        "import os, select, stat\n"
+        "fds = [int(fd) for fd in os.listdir('/proc/self/fd')]\n"
+        "def is_channel(fd):\n"
+        "    try: return stat.S_ISSOCK(os.fstat(fd).st_mode) and os.get_blocking(fd)\n"
+        "    except OSError: return False\n"
+        "channels = list(filter(is_channel, fds))\n"
+        "raise ValueError(len(channels), select.select(channels, [], [], 0.5)[0])"
+    )
+    async with server.fork() as fork:
+        await fork.ask({"do": "files", "files": {"nat_tools/tool.py": code}})
+        first, _ = await fork.ask_all([{"do": "load", "names": ["tool"]}, {"do": "load", "names": []}])
+    assert isinstance(first, dict)
+    assert "ValueError: (1, [])" in str(first["tool"])
 
 
 async def test_what_a_child_started_dies_with_it(server: ForkServer):

@@ -35,7 +35,7 @@ class SpokenServer:
         elif order["do"] == "kill" or self._refuses:
             self._ended += 1
             facts = {"reason": "cannot fork", "cpu_seconds": 0.5, "memory_mib": 100 + 10 * self._ended}
-            self._say(0, {"ended": order["channel"], "refused": self._refuses, **facts})
+            self._say(0, {"ended": order["channel"], "blameless": self._refuses, **facts})
 
     async def receive(self) -> bytes:
         return await self._said.get()
