@@ -13,7 +13,6 @@ from uuid import uuid4
 from core.clock import Clock
 from services.rollout_api.base import Parcel
 from services.rollout_api.compression import digest_of
-from services.rollout_api.compression import digest_of
 
 REMEMBERED = 50_000  # contents
 AFTER_RESTART_SECONDS = 60.0  # for so long a known content may be a post whose answer the last process did not send
