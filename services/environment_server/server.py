@@ -52,6 +52,8 @@ class EnvironmentServer:
         self._health = health_of(policy_url)
         self._worker = f"{player.name}-{uuid4().hex[:8]}"
         self._playing: set[asyncio.Task[None]] = set()
+        self._running = 0
+        """Groups that the rollout API has not confirmed yet."""
         self._lost_in_a_row = 0
         self._last_failure: Failure | None = None
 
@@ -81,9 +83,10 @@ class EnvironmentServer:
         if len(self._playing) >= self._config.max_groups:
             await asyncio.wait(self._playing, return_when=asyncio.FIRST_COMPLETED)
             return True
-        name, running = self._player.name, len(self._playing)
-        demand = await self._client.demand(name, running, worker=self._worker, wait_seconds=WAIT_SECONDS)
-        for _ in range(min(demand.groups, self._config.max_groups - len(self._playing))):
+        name, room = self._player.name, self._config.max_groups - len(self._playing)
+        demand = await self._client.demand(name, self._running, worker=self._worker, wait_seconds=WAIT_SECONDS, most=room)
+        for _ in range(min(demand.groups, room)):
+            self._running += 1
             playing = owner.create_task(self._play(source, demand, records))
             self._playing.add(playing)
             playing.add_done_callback(self._playing.discard)
@@ -95,6 +98,7 @@ class EnvironmentServer:
         group = await self._player.play(assignment, demand)
         played = monotonic()
         await self._client.post_group(group, worker=self._worker)
+        self._running -= 1
         await source.done(assignment.group_id)
         records.write(GroupRecord.of(group, play_seconds=played - started, post_seconds=monotonic() - played))
         self._note(group)

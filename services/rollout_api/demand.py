@@ -27,6 +27,8 @@ class Report:
     running: int
     heard_at: float
     asked: int = 0
+    arrived: int = 0
+    """Groups of its that are queued or were, whether or not it has heard so."""
 
 
 class Roster:
@@ -45,10 +47,18 @@ class Roster:
         self.unnamed = ""
         """The run that servers work for which name none."""
 
-    def report(self, server: Server, running: int, now: float) -> int:
-        """Note that a server makes `running` groups; the number of this request among its requests."""
-        asked = self.asked(server) + 1
-        self._set(server, Report(running, now, asked))
+    def report(self, server: Server, running: int, now: float, handed_over: int | None = None) -> int:
+        """Note that a server makes `running` groups; the number of this request among its requests.
+
+        A group may arrive while the server says that it makes it. Where it also says how many it knows to be
+        `handed_over`, those that arrived since are not counted twice.
+        """
+        known = self._reports.get(server, Report(0, now))
+        asked, arrived = known.asked + 1, known.arrived
+        if handed_over is not None:
+            arrived = max(arrived, handed_over)  # what was handed over before this process began
+            running = max(0, running - (arrived - handed_over))
+        self._set(server, Report(running, now, asked, arrived))
         return asked
 
     def asked(self, server: Server) -> int:
@@ -59,7 +69,7 @@ class Roster:
     def started(self, server: Server, groups: int, now: float) -> None:
         """Count groups as being made from the moment that they were asked for."""
         known = self._reports.get(server, Report(0, now))
-        self._set(server, Report(known.running + groups, now, known.asked))
+        self._set(server, Report(known.running + groups, now, known.asked, known.arrived))
 
     def delivered(self, server: Server) -> None:
         """A group arrived: one less is being made, until the server says its own number again.
@@ -71,8 +81,8 @@ class Roster:
             server, known = next(
                 (pair for pair in self._reports.items() if pair[0][:2] == server[:2] and pair[1].running > 0), (server, None)
             )
-        if known is not None and known.running > 0:
-            self._set(server, Report(known.running - 1, known.heard_at, known.asked))
+        if known is not None:
+            self._set(server, Report(max(0, known.running - 1), known.heard_at, known.asked, known.arrived + 1))
 
     def running(self, run: str, environment: str | None = None) -> int:
         """Groups that are being made for a run, by one environment or by all."""

@@ -68,9 +68,11 @@ class DemandQuery(Value):
 
     environment: str = Name
     running: int = Field(ge=0, le=1_000_000)
+    handed_over: int | None = Field(default=None, ge=0, le=2**53, description="groups whose arrival it was told so far")
     worker: str = Field(default="", max_length=200, description="tells servers of one environment apart")
     wait_seconds: float = Field(default=0.0, ge=0, le=MAX_WAIT_SECONDS)
     run: str = Field(default="", max_length=200, description="for whom; empty: the only run that is open")
+    most: int = Field(default=1_000_000, ge=1, le=1_000_000, description="what it has room for; others get the rest")
 
 
 class Demand(Value):

@@ -99,7 +99,9 @@ class GroupQueue:
                 str(event.facts.get("for", "")), str(event.facts.get("environment", "")), str(event.facts.get("worker", ""))
             )
             if event.kind == "worker":
-                self._roster.report(server, int(event.facts["running"] or 0), self._clock.monotonic())
+                handed_over = event.facts.get("handed_over")
+                told = None if handed_over is None else int(handed_over)
+                self._roster.report(server, int(event.facts["running"] or 0), self._clock.monotonic(), told)
             elif event.kind == "group":
                 self._roster.delivered(server)
 
@@ -203,7 +205,7 @@ class GroupQueue:
         self._check_registered(name)
         self._run(query.run)
         server = Server(query.run, name, query.worker)
-        asked = self._roster.report(server, query.running, self._clock.monotonic())
+        asked = self._roster.report(server, query.running, self._clock.monotonic(), query.handed_over)
         if server in self._waiting:
             self._ring_demand()  # the older request of this server ends
         else:
@@ -218,6 +220,8 @@ class GroupQueue:
                 del self._waiting[server]
         if self._store.shared:
             facts = {"for": query.run, "environment": name, "worker": query.worker, "running": query.running + groups}
+            if query.handed_over is not None:
+                facts["handed_over"] = query.handed_over
             await self._store.tell(Event("worker", query.run, facts))
         run = self._run(query.run)
         return Demand(
@@ -301,7 +305,7 @@ class GroupQueue:
             self._roster.forget_silent(now)
             shares = self._shares.of(run.id, self.snapshot.environments, self._roster) if run else {}
             share = shares.get(server.environment, 1.0)
-            groups = groups_to_start(run, server.environment, self.snapshot, self._roster, share)
+            groups = min(query.most, groups_to_start(run, server.environment, self.snapshot, self._roster, share))
             finished = run is not None and run.status is RunStatus.FINISHED
             if groups or finished or not await self._wait(changed, deadline):
                 self._roster.started(server, groups, now)

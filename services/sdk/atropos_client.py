@@ -51,7 +51,9 @@ class AtroposClient:
         self._name = name
         await self._join()
 
-    async def demand(self, environment: str, running: int, *, worker: str = "", wait_seconds: float = 0.0) -> Demand:
+    async def demand(
+        self, environment: str, running: int, *, worker: str = "", wait_seconds: float = 0.0, most: int | None = None
+    ) -> Demand:
         """See RolloutApi. `finished` when the trainer has, or will have, all the batches that it wants."""
         until = asyncio.get_running_loop().time() + wait_seconds
         while True:
@@ -63,7 +65,10 @@ class AtroposClient:
             groups = max(0, self._max_batches * batch // self._group_size - queued - running) if batch > 0 else 0
             if groups or finished or asyncio.get_running_loop().time() >= until:
                 return Demand(
-                    groups=0 if finished else groups, group_size=self._group_size, policy_version=step, finished=finished
+                    groups=0 if finished else min(groups, most or groups),
+                    group_size=self._group_size,
+                    policy_version=step,
+                    finished=finished,
                 )
             await asyncio.sleep(LOOK_SECONDS)
 

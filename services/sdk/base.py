@@ -23,8 +23,10 @@ class RolloutApi(Protocol):
         """Make an environment known."""
         ...
 
-    async def demand(self, environment: str, running: int, *, worker: str = "", wait_seconds: float = 0.0) -> Demand:
-        """How many groups to start while `running` are being made; waits for one up to `wait_seconds`."""
+    async def demand(
+        self, environment: str, running: int, *, worker: str = "", wait_seconds: float = 0.0, most: int | None = None
+    ) -> Demand:
+        """How many groups to start while `running` are being made, at most `most`; waits for one up to `wait_seconds`."""
         ...
 
     async def post_group(self, group: ScoredGroup, *, worker: str = "") -> bool:

@@ -2,6 +2,7 @@
 
 import asyncio
 import json
+from collections import Counter
 from collections.abc import AsyncIterator, Sequence
 from types import TracebackType
 from typing import NamedTuple, Self, TypeVar
@@ -63,6 +64,7 @@ class RolloutClient:
         # a proxy of the process environment has nothing to do with our own services
         self._http = httpx.AsyncClient(base_url=base_url, headers=headers, trust_env=False)
         self._retry_seconds = retry_seconds
+        self._handed_over: Counter[str] = Counter()
 
     async def __aenter__(self) -> Self:
         return self
@@ -83,20 +85,30 @@ class RolloutClient:
         spec = EnvironmentSpec(group_size=group_size, weight=weight, min_share=min_share)
         await self._send("PUT", f"/v1/environments/{quote(name, safe='')}", spec)
 
-    async def demand(self, environment: str, running: int, *, worker: str = "", wait_seconds: float = 0.0) -> Demand:
+    async def demand(
+        self, environment: str, running: int, *, worker: str = "", wait_seconds: float = 0.0, most: int | None = None
+    ) -> Demand:
         """How many groups to start while `running` are being made; waits for one up to `wait_seconds` (60 at most).
 
-        A newer call with the same environment and worker ends an older one that still waits.
+        At most `most`, so that others get what this server has no room for. A newer call with the same environment and
+        worker ends an older one that still waits.
         """
         query = httpx.QueryParams(
-            environment=environment, running=running, worker=worker, wait_seconds=wait_seconds, run=self._run
+            environment=environment,
+            running=running,
+            handed_over=self._handed_over[worker],
+            worker=worker,
+            wait_seconds=wait_seconds,
+            run=self._run,
         )
+        query = query if most is None else query.set("most", most)
         answer = await self._send("GET", f"/v1/demand?{query}", wait_seconds=wait_seconds)
         return _model(Demand, answer)
 
     async def post_group(self, group: ScoredGroup, *, worker: str = "") -> bool:
         """Hand over a group; when this returns it is on the disk. False where it already was."""
         answer = await self._send("POST", f"/v1/groups?{httpx.QueryParams(worker=worker, run=self._run)}", group)
+        self._handed_over[worker] += 1
         return _model(Receipt, answer).first
 
     async def open_run(self, spec: RunSpec) -> Run:

@@ -29,10 +29,14 @@ WRONG = [call("write", text="1"), call("finish")]
 async def server_of(
     tmp_path: Path, policy: Policy, backend: FakeBackend
 ) -> AsyncIterator[tuple[EnvironmentServer, RolloutClient]]:
-    """A server of the environment `sums`, and a client of the rollout API that it works for."""
-    async with serving(tmp_path / "queue.sqlite") as url, RolloutClient(url, retry_seconds=5.0) as client:
+    """A server of the environment `sums`, and a trainer's client of the rollout API that it works for."""
+    async with (
+        serving(tmp_path / "queue.sqlite") as url,
+        RolloutClient(url, retry_seconds=30.0) as own,
+        RolloutClient(url, retry_seconds=30.0) as client,
+    ):
         config = RolloutsConfig(api_url=url, max_groups=4)
-        yield EnvironmentServer(ArenaPlayer(Arena(Sums(), policy, backend)), client, config, url), client
+        yield EnvironmentServer(ArenaPlayer(Arena(Sums(), policy, backend)), own, config, url), client
 
 
 async def train(client: RolloutClient, steps: int) -> None:

@@ -6,7 +6,7 @@ from pathlib import Path
 import pytest
 
 from core.errors import QueueError
-from services.rollout_api.demand import shares
+from services.rollout_api.demand import Roster, Server, shares
 from services.rollout_api.messages import EnvironmentSpec, RunStatus
 from services.sdk.rollout_client import RolloutClient
 from tests.services.rollout_api.harness import group, queue, run_spec, update
@@ -42,6 +42,33 @@ async def test_groups_are_asked_for_once(tmp_path: Path):
         await client.open_run(run_spec(batch=4))
         answers = [await groups_of(client, worker=name) for name in ("one", "two")]
     assert answers == [4, 0]
+
+
+async def test_a_server_leaves_what_it_has_no_room_for_to_others(tmp_path: Path):
+    async with queue(tmp_path / "q") as client:
+        await client.open_run(run_spec(batch=4))
+        first = await client.demand("sums", 0, worker="one", most=3)
+        second = await client.demand("sums", 0, worker="two", most=3)
+    assert (first.groups, second.groups) == (3, 1)
+
+
+def test_a_group_that_arrives_while_its_server_asks_is_not_counted_twice():
+    roster, server = Roster(), Server("run", "sums", "one")
+    roster.report(server, 0, now=0.0, handed_over=0)
+    roster.started(server, 2, now=0.0)
+    roster.delivered(server)
+    roster.delivered(server)
+    roster.report(server, 2, now=1.0, handed_over=0)  # asked before it was told that both had arrived
+    assert roster.running("run") == 0
+    roster.report(server, 1, now=2.0, handed_over=2)
+    assert roster.running("run") == 1
+
+
+def test_what_was_handed_over_before_a_restart_is_not_missed():
+    roster, server = Roster(), Server("run", "sums", "one")
+    roster.report(server, 3, now=0.0, handed_over=7)
+    roster.delivered(server)
+    assert roster.running("run") == 2
 
 
 async def test_a_delivered_group_is_not_counted_as_running_any_more(tmp_path: Path):
