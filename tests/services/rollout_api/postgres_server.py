@@ -73,7 +73,7 @@ class PostgresProcess:
     def _wait(self) -> None:
         import psycopg
 
-        for _ in range(600):
+        for _ in range(1800):
             assert self._process.poll() is None, (self._folder / "log").read_text()
             with suppress(psycopg.OperationalError):
                 psycopg.connect(self._address("postgres"), connect_timeout=10).close()

@@ -147,14 +147,14 @@ async def test_the_lease_of_a_process_that_was_killed_ends_in_the_other(database
 
 
 async def test_the_queue_goes_on_when_the_database_comes_back(server: PostgresProcess, database: str):
-    async with serving(database) as url, RolloutClient(url) as client:
+    async with serving(database) as url, RolloutClient(url, retry_seconds=300) as client:
         await client.open_run(run_spec())
         await client.post_group(group("before"))
         server.stop()
         waiting = asyncio.create_task(client.post_group(group("after")))
         await asyncio.to_thread(server.start)
         assert await waiting
-        taken = await client.take_batch(2, 0, wait_seconds=30)
+        taken = await client.take_batch(2, 0, wait_seconds=60)
     assert taken is not None
     assert ids(taken.groups) == ["before", "after"]
 
