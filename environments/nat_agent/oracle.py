@@ -118,7 +118,7 @@ class References:
         assert isinstance(schema, dict)
         count = self._effort.inputs
         drawn = [draw(hidden.inputs, chance) for _ in range(count + SPARE_INPUTS)]
-        calls = [Call({}, arguments, await self.value(hidden.name, {}, arguments)) for arguments in drawn]
+        calls = [Call({}, *pair) for pair in zip(drawn, await self.values(hidden.name, {}, drawn), strict=True)]
         ends = await self._ends(hidden) if self._effort.scenarios else []
         return ToolOracle(
             planned=planned,
@@ -129,10 +129,17 @@ class References:
             scenario=next((call for call in reversed(calls) if call.expected not in ("", None)), calls[-1]),
         )
 
-    async def value(self, tool: str, settings: JsonObject, arguments: JsonObject) -> JsonValue:
-        """What a reference returns. Raises ChildMistake where it refuses."""
-        answer = await self._fork.ask({"do": "call", "tool": tool, "config": settings, "arguments": arguments})
-        return answer.get("value")
+    async def values(self, tool: str, settings: JsonObject, calls: Sequence[JsonObject]) -> list[JsonValue]:
+        """What a reference returns for each call's arguments. Raises ChildMistake where it refuses one."""
+        answers = await self._fork.ask_all(
+            [{"do": "call", "tool": tool, "config": settings, "arguments": arguments} for arguments in calls]
+        )
+        found: list[JsonValue] = []
+        for answer in answers:
+            if isinstance(answer, ChildMistake):
+                raise answer
+            found.append(answer.get("value"))
+        return found
 
     async def _ends(self, hidden: HiddenTool) -> list[Call]:
         """Calls at both ends of the inputs, where the reference has an answer there."""
@@ -141,7 +148,8 @@ class References:
 
     async def _try(self, tool: str, arguments: JsonObject) -> tuple[JsonValue] | None:
         try:
-            return (await self.value(tool, {}, arguments),)
+            (value,) = await self.values(tool, {}, [arguments])
+            return (value,)
         except ChildMistake:
             return None
 
@@ -150,7 +158,8 @@ class References:
         found: list[Call] = []
         for shift in (1, 2) if planned.config else ():
             settings: JsonObject = {field.name: another(field, shift) for field in planned.config}
-            tried = [(call, await self.value(planned.name, settings, call.arguments)) for call in calls]
+            values = await self.values(planned.name, settings, [call.arguments for call in calls])
+            tried = list(zip(calls, values, strict=True))
             telling = [pair for pair in tried if pair[1] != pair[0].expected] or tried
             found += [Call(settings, call.arguments, value) for call, value in telling[:SETTING_CALLS]]
         return tuple(found)

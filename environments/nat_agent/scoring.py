@@ -48,6 +48,8 @@ class Scoring:
         self._kinds = scenario_kinds(spec.plan, trusted.oracle, effort)
         self._workflow = {kind.value: 0.0 for kind in self._kinds} | ({"tests": 0.0} if effort.mutants else {})
         self._own_tests: Outcomes = {}
+        self._ready: JsonObject = {}
+        """The servers that the setup script installs, for the workflow to use."""
         if spec.plan.mcp_servers:
             self._integration |= {"mcp_setup": 0.0, "mcp_called": 0.0}
 
@@ -97,8 +99,7 @@ class Scoring:
         facts = await self._trusted.setup(self._files[SETUP], servers)
         self._integration["mcp_setup"] = judge_setup(list(servers), facts, self._problems)
         self._desk.installed = installed(facts)
-        ready: JsonObject = {package: about for package, about in servers.items() if package in self._desk.installed}
-        await fork.ask({"do": "install", "servers": ready})
+        self._ready = {package: about for package, about in servers.items() if package in self._desk.installed}
 
     async def _judge_config_and_run(self, fork: Fork) -> None:
         if CONFIG not in self._files:
@@ -121,6 +122,7 @@ class Scoring:
             run = runs[number] if isinstance(number, int) and 0 <= number < len(runs) else runs[0]
             return await run.script.answer(question)
 
+        await self._install(fork)
         answers: JsonValue = []
         try:
             request: JsonObject = {"do": "workflow", "questions": [run.question for run in runs]}
@@ -131,6 +133,13 @@ class Scoring:
         self._workflow |= scores
         if self._plan.mcp_servers:
             self._integration["mcp_called"] = called
+
+    async def _install(self, fork: Fork) -> None:
+        if self._ready:
+            try:
+                await fork.ask({"do": "install", "servers": self._ready})
+            except ChildMistake as mistake:
+                self._problems.append(f"setup_mcp.sh: {mistake}")
 
     def _something_loads(self) -> bool:
         """Whether a tool of the agent can be imported: without one its tests and a workflow that names it cannot run."""

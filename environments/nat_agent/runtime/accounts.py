@@ -54,8 +54,11 @@ def proportional_mib(pids: Collection[int]) -> float:
 
 
 def waited_seconds(pids: Collection[int]) -> float:
-    """How long the threads of processes that are alive were ready to run while others did."""
-    return sum(map(_waited_nanoseconds, pids)) / 1e9
+    """How long one thread of these processes, the one that waited longest, was ready to run while others did.
+
+    Not the sum of all: many that hinder each other would make a machine look busy that is not.
+    """
+    return max((waited for pid in pids for waited in _waited_nanoseconds(pid)), default=0) / 1e9
 
 
 def _total(found: list[list[bytes]], pids: list[int]) -> Usage:
@@ -72,13 +75,13 @@ def _stat(name: str) -> list[bytes]:
     return text[text.rindex(b")") + 2 :].split()  # the name may hold anything: count from its end
 
 
-def _waited_nanoseconds(pid: int) -> int:
-    total = 0
+def _waited_nanoseconds(pid: int) -> list[int]:
+    found = []
     with suppress(OSError):  # it has ended, or the kernel keeps no such figures
         for thread in os.listdir(f"/proc/{pid}/task"):
             with open(f"/proc/{pid}/task/{thread}/schedstat", "rb") as file:
-                total += int(file.read().split()[1])
-    return total
+                found.append(int(file.read().split()[1]))
+    return found
 
 
 def _proportional_kib(pid: int) -> int:

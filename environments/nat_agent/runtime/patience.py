@@ -35,7 +35,7 @@ class Patience:
     def verdict(self, now: float, waited_seconds: float) -> str:
         """Why a child whose deadline has come is to be ended: "late" or "starved"; "" where it gets more time.
 
-        `waited_seconds`: how long its processes were ready to run so far while others did.
+        `waited_seconds`: how long it was ready to run so far while others did.
         """
         spent = self._used + (now - self._asked_at if self._asked_at is not None else 0.0)
         self._allowed = min(self._limit + waited_seconds, LONGEST * self._limit)

@@ -46,7 +46,7 @@ def test_a_child_that_gets_no_processor_for_long_is_starved_and_not_late():
     assert patience.verdict(LONGEST * LIMIT, waited_seconds=29.0) == "starved"
 
 
-def test_what_many_processes_wait_for_does_not_prolong_a_life_beyond_all_bounds():
+def test_no_wait_prolongs_a_life_beyond_all_bounds():
     patience = asked_at(0.0)
     patience.verdict(10.0, waited_seconds=500.0)
     assert patience.deadline == LONGEST * LIMIT
