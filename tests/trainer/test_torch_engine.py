@@ -24,7 +24,7 @@ from tests.trainer.toy import VOCABULARY, random_sample, random_samples, write_t
 from trainer.algorithms.base import AdamParams, Loss, Predictions
 from trainer.algorithms.grpo import GRPO, GRPOConfig
 from trainer.batch import Batch, collate
-from trainer.engines import torch_engine
+from trainer.engines import scoring
 from trainer.engines.torch_engine import Precision, TorchEngine, TorchEngineConfig
 
 TOLERANCE = 1e-5  # float32 sums in another order
@@ -128,7 +128,7 @@ def test_learning_does_not_depend_on_padding(toy_model: Path):
 
 def test_learning_does_not_depend_on_how_logits_are_chunked(toy_model: Path, monkeypatch: pytest.MonkeyPatch):
     whole = weights_after(toy_model, collate(random_samples()))
-    monkeypatch.setattr(torch_engine, "LOGITS_PER_CHUNK", 3 * VOCABULARY)
+    monkeypatch.setattr(scoring, "LOGITS_PER_CHUNK", 3 * VOCABULARY)
     assert_same(weights_after(toy_model, collate(random_samples())), whole)
 
 

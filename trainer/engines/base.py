@@ -80,4 +80,7 @@ class Engine(Protocol):
         ...
 
 
-ENGINES: Registry[type[Engine]] = Registry("engine", {"torch": "trainer.engines.torch_engine:TorchEngine"})
+ENGINES: Registry[type[Engine]] = Registry(
+    "engine",
+    {"fsdp": "trainer.engines.fsdp_engine:FsdpEngine", "torch": "trainer.engines.torch_engine:TorchEngine"},
+)

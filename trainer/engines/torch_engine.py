@@ -3,7 +3,7 @@
 import random
 from collections import Counter
 from collections.abc import Iterator
-from contextlib import contextmanager
+from dataclasses import replace
 from enum import StrEnum
 from pathlib import Path
 from typing import ClassVar
@@ -11,7 +11,6 @@ from typing import ClassVar
 import torch
 from pydantic import Field
 from torch import Tensor
-from torch.utils.checkpoint import checkpoint
 from transformers import AutoModelForCausalLM, PreTrainedModel
 from transformers.utils.logging import disable_progress_bar
 
@@ -20,11 +19,11 @@ from core.logs import get_logger
 from trainer.algorithms.base import AdamParams, LossFunction, Predictions
 from trainer.batch import Batch
 from trainer.engines.base import MODEL_FOLDER, EngineConfig, Pass
+from trainer.engines.lora import LoraSettings, adapter_state, add_adapters, merged_state, without_adapters
+from trainer.engines.scoring import Scorer
 from trainer.weights import read_weights, save_model, shared_names, snapshot
 
 log = get_logger("torch_engine")
-HEAD_TOLERANCE = 1e-4  # float32 rounding between two ways to the same logits
-LOGITS_PER_CHUNK = 1 << 24  # 64 MiB of float32; more are recomputed in the backward pass
 STATE_FILE = "engine.pt"
 
 
@@ -43,6 +42,9 @@ class TorchEngineConfig(EngineConfig):
     precision: Precision = Precision.FLOAT32
     attention: str = Field(default="sdpa", description="attention implementation of transformers")
     micro_batch_tokens: int = Field(default=768, ge=1, description="tokens of one forward pass, padding included")
+    halve_when_out_of_memory: bool = Field(default=True, description="halve micro_batch_tokens instead of ending the run")
+    gradient_checkpointing: bool = Field(default=False, description="compute activations twice instead of keeping them")
+    lora: LoraSettings | None = Field(default=None, description="train adapters of that shape instead of the whole model")
     threads: int = Field(default=1, ge=1, description="two threads on two busy cores are ten times slower than one")
     temperature: float = Field(default=1.0, gt=0, description="what the sampler divides logits by")
 
@@ -61,21 +63,38 @@ class TorchEngine:
         self._source, self._config = source, config
         self._device = torch.device(config.device)
         self._model = self._read_model()
-        self._reference = self._read_model().requires_grad_(False) if with_reference else None
-        self._optimiser = torch.optim.AdamW(self._model.parameters(), fused=True)
-        self._plain_head = self._has_plain_head()
+        self._with_reference, self._micro_batch_tokens = with_reference, config.micro_batch_tokens
+        self._scorer = self._scorer_of(self._model)
+        # with adapters, the reference is the model without them
+        twin = with_reference and config.lora is None
+        self._reference = self._scorer_of(self._read_model().requires_grad_(False)) if twin else None
+        if config.lora is not None:
+            add_adapters(self._model, config.lora)
+        if config.gradient_checkpointing:
+            _recomputed_activations(self._model)
+        self._place()
+        learned = [parameter for parameter in self._model.parameters() if parameter.requires_grad]
+        self._optimiser = torch.optim.AdamW(learned, fused=True)
+        log.debug("opened", parameters=self._model.num_parameters(), learned=sum(one.numel() for one in learned))
 
     @property
     def vocabulary(self) -> int:
         """Number of token ids that the model has."""
-        return self._model.get_input_embeddings().weight.shape[0]  # pyright: ignore
+        return self._scorer.vocabulary
 
     def forward_backward(self, batch: Batch, loss: LossFunction, tokens: int | None = None) -> Pass:
-        """Add the gradient of that loss over the batch, in micro-batches."""
-        total = tokens if tokens is not None else batch.tokens
+        """Add the gradient of that loss over the batch, in micro-batches; smaller ones where memory runs out."""
+        self._check_ids(batch)
+        while True:
+            try:
+                return self._one_pass(batch, loss, tokens if tokens is not None else batch.tokens)
+            except torch.OutOfMemoryError as error:
+                self._make_room(batch, error)
+
+    def _one_pass(self, batch: Batch, loss: LossFunction, tokens: int) -> Pass:
         value, sums, maxima = 0.0, Counter[str](), dict[str, float]()
-        for part in self._parts(batch):
-            share = loss(self._predict(part), part, total)
+        for part in self._shares(batch):
+            share = loss(self._predict(part), part, tokens)
             if not torch.isfinite(share.value):
                 self._optimiser.zero_grad()
                 raise TrainingError(f"the loss is {share.value.item()}; the batch was not learned from")
@@ -90,7 +109,7 @@ class TorchEngine:
     def optim_step(self, params: AdamParams) -> float:
         """Clip, step, clear the gradient. The gradient's norm before clipping."""
         limit = params.grad_clip or torch.inf
-        norm = torch.nn.utils.clip_grad_norm_(self._model.parameters(), limit).item()
+        norm = self._clipped_norm(limit)
         if not norm < torch.inf:
             self._optimiser.zero_grad()
             raise TrainingError(f"the gradient's norm is {norm}; no weight was changed")
@@ -103,36 +122,37 @@ class TorchEngine:
     @torch.no_grad()
     def logprobs(self, batch: Batch) -> Tensor:
         """Nats of every completion token, (B, T) float32, 0.0 elsewhere."""
+        self._check_ids(batch)
+        numbered = replace(batch, weights=torch.arange(len(batch), dtype=torch.float32)[:, None].expand(batch.weights.shape))
         values = torch.zeros(batch.token_ids.shape)
-        order = torch.argsort(batch.lengths, descending=True, stable=True)
-        start = 0
-        for part in self._parts(batch):
-            rows, width = order[start : start + len(part)], part.token_ids.shape[1]
-            values[rows, :width] = self._predict(part).logprobs.cpu()
-            start += len(part)
-        return values
+        for part in self._shares(numbered):
+            rows, width = part.weights[:, 0].long().cpu(), part.token_ids.shape[1]
+            scores = self._scorer(part.token_ids, part.loss_mask)[0].cpu()
+            values[rows, :width] = torch.where(part.loss_mask.cpu(), scores, values[rows, :width])
+        return self._shared_logprobs(values)
 
     def state_dict(self) -> dict[str, Tensor]:
-        """A copy of the weights under their Hugging Face names."""
-        return snapshot(self._model.state_dict())
+        """A copy of the weights under their Hugging Face names, adapters merged."""
+        return snapshot(self._weights())
 
     def save(self, directory: Path) -> None:
         """Write a Hugging Face directory `model` in float32, and the optimiser and random states beside it."""
         state = {
             "optimiser": self._optimiser.state_dict(),
+            "adapters": adapter_state(self._model) if self._config.lora is not None else {},
             "torch_rng": torch.get_rng_state(),
             "cuda_rng": torch.cuda.get_rng_state_all() if self._device.type == "cuda" else [],
             "python_rng": random.getstate(),
         }
         with boundary(TrainingError, f"checkpoint {directory}"):
-            save_model(self._model.state_dict(), self._source, directory / MODEL_FOLDER)
+            save_model(self._weights(), self._source, directory / MODEL_FOLDER)
             torch.save(state, directory / STATE_FILE)
 
     def load(self, directory: Path) -> None:
         """Continue from what `save` wrote."""
         with boundary(TrainingError, f"checkpoint {directory}"):
             state = torch.load(directory / STATE_FILE, map_location="cpu", weights_only=True)
-            self._load_weights(read_weights(directory / MODEL_FOLDER))
+            self._load_weights(state["adapters"] if self._config.lora is not None else read_weights(directory / MODEL_FOLDER))
             self._optimiser.load_state_dict(state["optimiser"])
             torch.set_rng_state(state["torch_rng"])
             if self._device.type == "cuda":
@@ -151,89 +171,78 @@ class TorchEngine:
         # dropout would make the ratio to the sampler noisy, so the model stays in evaluation mode
         return model.eval()
 
+    def _scorer_of(self, model: PreTrainedModel) -> Scorer:
+        return Scorer(model, self._config.temperature, bfloat16=self._config.precision is Precision.BFLOAT16)
+
+    def _place(self) -> None:
+        """Where an engine of several processes divides the model among them."""
+
+    def _clipped_norm(self, limit: float) -> float:
+        """The gradient's norm before it is clipped to the limit."""
+        return torch.nn.utils.clip_grad_norm_(self._model.parameters(), limit).item()
+
+    def _shared_logprobs(self, values: Tensor) -> Tensor:
+        """The values of all processes, where there are several."""
+        return values
+
+    def _weights(self) -> dict[str, Tensor]:
+        return self._model.state_dict() if self._config.lora is None else merged_state(self._model)
+
     def _load_weights(self, weights: dict[str, Tensor]) -> None:
         state = self._model.state_dict()
-        missing = state.keys() - weights.keys() - shared_names(state)
-        unknown = weights.keys() - state.keys()
+        wanted = state.keys() if self._config.lora is None else adapter_state(self._model).keys()
+        missing = wanted - weights.keys() - shared_names(state)
+        unknown = weights.keys() - wanted
         if missing or unknown:
             raise TrainingError(f"weights of another model: missing {sorted(missing)[:3]}, unknown {sorted(unknown)[:3]}")
         self._model.load_state_dict(weights, strict=False)
 
-    def _parts(self, batch: Batch) -> Iterator[Batch]:
+    def _shares(self, batch: Batch) -> Iterator[Batch]:
+        """The micro-batches that this process computes."""
         torch.set_num_threads(self._config.threads)  # counts per thread, and a worker thread may be a new one
-        for part in batch.micro_batches(self._config.micro_batch_tokens):
+        for part in batch.micro_batches(self._micro_batch_tokens):
             yield part.to(self._device)
 
     def _predict(self, batch: Batch) -> Predictions:
-        if len(batch) and int(batch.token_ids.max()) >= self.vocabulary:
-            raise TrainingError(f"token id {int(batch.token_ids.max())} is beyond the model's {self.vocabulary} tokens")
-        logprobs, entropy = self._completion_scores(self._model, batch)
-        if self._reference is None:
-            return Predictions(logprobs, entropy)
-        with torch.no_grad():
-            return Predictions(logprobs, entropy, self._completion_scores(self._reference, batch)[0])
-
-    def _completion_scores(self, model: PreTrainedModel, batch: Batch) -> tuple[Tensor, Tensor]:
-        """Logprobs and entropy of completion tokens, (B, T) each; the vocabulary is only looked at where they are."""
-        mask = batch.loss_mask[:, 1:]  # the first token of a row has nothing before it
-        targets = batch.token_ids[:, 1:][mask]
-        with self._autocast():
-            if self._plain_head:
-                hidden = model.base_model(input_ids=batch.token_ids, use_cache=False).last_hidden_state
-            else:
-                hidden = model(input_ids=batch.token_ids, use_cache=False).logits
-            chosen = hidden[:, :-1][mask]
-        logprobs, entropy = self._chunked_scores(model, chosen, targets)
-        return _spread(logprobs, mask), _spread(entropy, mask)
-
-    def _chunked_scores(self, model: PreTrainedModel, chosen: Tensor, targets: Tensor) -> tuple[Tensor, Tensor]:
-        rows = max(1, LOGITS_PER_CHUNK // self.vocabulary)
-        if len(targets) <= rows:
-            return self._scores(model, chosen, targets)
-        parts = [
-            checkpoint(self._scores, model, *pair, use_reentrant=False)
-            for pair in zip(chosen.split(rows), targets.split(rows), strict=True)
-        ]
-        logprobs, entropies = zip(*parts, strict=True)
-        return torch.cat(logprobs), torch.cat(entropies)
-
-    def _scores(self, model: PreTrainedModel, chosen: Tensor, targets: Tensor) -> tuple[Tensor, Tensor]:
-        with self._autocast():
-            logits = _head(model)(chosen) if self._plain_head else chosen
-        log_p = torch.log_softmax(logits.float() / self._config.temperature, dim=-1)
-        with torch.no_grad():
-            entropy = -(log_p.exp() * log_p).sum(dim=-1)
-        return log_p.gather(-1, targets[:, None]).squeeze(-1), entropy
+        logprobs, entropy = self._scorer(batch.token_ids, batch.loss_mask)
+        return Predictions(logprobs, entropy, self._reference_logprobs(batch) if self._with_reference else None)
 
     @torch.no_grad()
-    def _has_plain_head(self) -> bool:
-        """Whether logits are the output matrix times the last hidden state; some models scale or cap them."""
-        ids = torch.arange(min(8, self.vocabulary), device=self._device)[None]
-        logits = self._model(input_ids=ids, use_cache=False).logits
-        hidden = self._model.base_model(input_ids=ids, use_cache=False).last_hidden_state
-        plain = torch.allclose(_head(self._model)(hidden), logits, atol=HEAD_TOLERANCE, rtol=HEAD_TOLERANCE)
-        log.debug("opened", parameters=self._model.num_parameters(), plain_head=plain)
-        return plain
+    def _reference_logprobs(self, batch: Batch) -> Tensor:
+        if self._reference is not None:
+            return self._reference(batch.token_ids, batch.loss_mask)[0]
+        with without_adapters(self._model):
+            return self._scorer(batch.token_ids, batch.loss_mask)[0]
 
-    @contextmanager
-    def _autocast(self) -> Iterator[None]:
-        enabled = self._config.precision is Precision.BFLOAT16
-        with torch.autocast(self._device.type, torch.bfloat16, enabled=enabled):
-            yield
+    def _check_ids(self, batch: Batch) -> None:
+        if len(batch) and int(batch.token_ids.max()) >= self.vocabulary:
+            raise TrainingError(f"token id {int(batch.token_ids.max())} is beyond the model's {self.vocabulary} tokens")
+
+    def _make_room(self, batch: Batch, error: torch.OutOfMemoryError) -> None:
+        """Halve the micro-batches after memory ran out. Raises TrainingError where that is not allowed or not possible."""
+        self._optimiser.zero_grad()
+        longest = int(batch.lengths.max())
+        if not self._config.halve_when_out_of_memory or self._micro_batch_tokens <= longest:
+            raise TrainingError(
+                f"out of memory with micro-batches of {self._micro_batch_tokens} tokens and rows of up to {longest}: lower "
+                "engine.micro_batch_tokens or policy.max_tokens, or set engine.gradient_checkpointing = true"
+            ) from error
+        self._micro_batch_tokens = max(longest, self._micro_batch_tokens // 2)
+        log.warning("out_of_memory", micro_batch_tokens=self._micro_batch_tokens, setting="engine.micro_batch_tokens")
+        if self._device.type == "cuda":
+            torch.cuda.empty_cache()
+
+
+def _recomputed_activations(model: PreTrainedModel) -> None:
+    """Trade a second forward pass for the memory of activations; transformers does so in training mode only."""
+    model.activation_checkpointing_enable()
+    model.train()
+    for module in model.modules():  # dropout would make the ratio to the sampler noisy
+        if isinstance(module, torch.nn.Dropout):
+            module.p = 0.0
+        elif hasattr(module, "attention_dropout"):
+            module.attention_dropout = 0.0  # pyright: ignore
 
 
 def _move(module: torch.nn.Module, device: torch.device) -> None:
     module.to(device)
-
-
-def _head(model: PreTrainedModel) -> torch.nn.Module:
-    head = model.get_output_embeddings()
-    assert head is not None, "a causal language model has an output matrix"
-    return head
-
-
-def _spread(values: Tensor, mask: Tensor) -> Tensor:
-    """Values of the True places of a (B, T - 1) mask as (B, T) with a first column of zeros."""
-    grid = torch.zeros(mask.shape, dtype=values.dtype, device=values.device)
-    grid = grid.masked_scatter(mask, values)
-    return torch.nn.functional.pad(grid, (1, 0))

@@ -1,0 +1,192 @@
+"""The torch engine over several processes: FSDP2 under torchrun, gloo on the CPU and NCCL on GPUs.
+
+Each process holds a part of every weight and of the optimiser, and computes a part of the micro-batches. Process 0 has
+the training loop; the others do what it does, one call after the other (`follow`).
+"""
+
+from collections import Counter
+from collections.abc import Iterator
+from dataclasses import replace
+from pathlib import Path
+from typing import ClassVar
+
+import torch
+import torch.distributed as dist
+from torch import Tensor
+from torch.distributed.checkpoint.state_dict import StateDictOptions, get_model_state_dict, get_state_dict, set_state_dict
+from torch.distributed.checkpoint.state_dict_loader import load as load_parts
+from torch.distributed.checkpoint.state_dict_saver import save as save_parts
+from torch.distributed.fsdp import MixedPrecisionPolicy, fully_shard
+from torch.distributed.tensor import DTensor
+from transformers import PreTrainedModel
+
+from core.errors import ConfigError, TrainingError, boundary
+from trainer.algorithms.base import AdamParams, LossFunction
+from trainer.batch import Batch
+from trainer.engines.base import MODEL_FOLDER, EngineConfig, Pass
+from trainer.engines.scoring import Scorer
+from trainer.engines.torch_engine import Precision, TorchEngine, TorchEngineConfig
+from trainer.weights import save_model
+
+SHARDS = "shards"
+END = "end"
+FOLLOWED = ("forward_backward", "optim_step", "logprobs")
+
+
+class FsdpEngineConfig(TorchEngineConfig):
+    """Settings of the fsdp engine."""
+
+    name: str = "fsdp"
+    halve_when_out_of_memory: bool = False  # one process alone cannot: the others wait for it
+
+
+class FsdpEngine(TorchEngine):
+    """One model over all processes of torchrun. Calls are made on process 0 while the others `follow`."""
+
+    config_type: ClassVar[type[EngineConfig]] = FsdpEngineConfig
+
+    def __init__(self, source: Path, config: FsdpEngineConfig, *, with_reference: bool = False) -> None:
+        """Join the processes of torchrun and divide the model. Raises TrainingError, ConfigError for what cannot be divided."""
+        if config.lora is not None or config.halve_when_out_of_memory:
+            raise ConfigError("engine fsdp: lora and halve_when_out_of_memory are settings of the engine torch")
+        if not dist.is_initialized():
+            with boundary(TrainingError, "torchrun"):
+                dist.init_process_group("nccl" if config.device == "cuda" else "gloo")
+        self.rank, self._world = dist.get_rank(), dist.get_world_size()
+        if config.device == "cuda":
+            torch.cuda.set_device(self.rank % torch.cuda.device_count())
+            config = config.model_copy(update={"device": f"cuda:{torch.cuda.current_device()}"})
+        super().__init__(source, config, with_reference=with_reference)
+
+    def follow(self) -> None:
+        """Do what process 0 does until it ends; for all other processes."""
+        while (call := self._told(None))[0] != END:
+            try:
+                # the public methods say what is done once more, so it is those under them that are followed
+                kind = TorchEngine if call[0] in FOLLOWED else FsdpEngine
+                getattr(kind, call[0])(self, *call[1])
+            except TrainingError:
+                continue  # process 0 met the same and decides
+
+    def end(self) -> None:
+        """Let the others go; on process 0, once."""
+        self._told((END, ()))
+
+    def forward_backward(self, batch: Batch, loss: LossFunction, tokens: int | None = None) -> Pass:
+        """Add the gradient of that loss over the batch, each process its part."""
+        return super().forward_backward(*self._told(("forward_backward", (batch, loss, tokens)))[1])
+
+    def optim_step(self, params: AdamParams) -> float:
+        """Clip by the norm over all parts, step, clear the gradient."""
+        return super().optim_step(*self._told(("optim_step", (params,)))[1])
+
+    def logprobs(self, batch: Batch) -> Tensor:
+        """Nats of every completion token, (B, T) float32, 0.0 elsewhere."""
+        return super().logprobs(*self._told(("logprobs", (batch,)))[1])
+
+    def state_dict(self) -> dict[str, Tensor]:
+        """The whole weights, gathered on process 0."""
+        self._told(("_weights", ()))
+        return self._weights()
+
+    def save(self, directory: Path) -> None:
+        """Each process writes its part of weights and optimiser; process 0 the Hugging Face directory too."""
+        self._told(("_save_parts", (directory,)))
+        self._save_parts(directory)
+
+    def load(self, directory: Path) -> None:
+        """Continue from what `save` wrote, by as many processes or another number."""
+        self._told(("_load_parts", (directory,)))
+        self._load_parts(directory)
+
+    def _told(self, call: tuple[str, tuple[object, ...]] | None) -> tuple[str, tuple]:  # pyright: ignore
+        """Process 0 says a method and its arguments; the others hear it."""
+        told = [call]
+        dist.broadcast_object_list(told, src=0)
+        assert told[0] is not None, "process 0 says what is done"
+        return told[0]
+
+    def _place(self) -> None:
+        for scorer in (self._scorer, self._reference):
+            if scorer is not None:
+                self._divide(scorer)
+
+    def _divide(self, scorer: Scorer) -> None:
+        mixed = self._config.precision is Precision.BFLOAT16 and self._device.type == "cuda"
+        policy = MixedPrecisionPolicy(torch.bfloat16, torch.float32) if mixed else MixedPrecisionPolicy()
+        for layer in _layers(scorer.model):
+            fully_shard(layer, mp_policy=policy)
+        fully_shard(scorer, mp_policy=policy)
+
+    def _shares(self, batch: Batch) -> Iterator[Batch]:
+        """As many micro-batches on every process, because weights are gathered together; what is missing is an empty one."""
+        parts = list(super()._shares(batch))
+        for index in range(0, len(parts), self._world):
+            mine = index + self.rank
+            yield parts[mine] if mine < len(parts) else _silent(parts[index])
+
+    def _one_pass(self, batch: Batch, loss: LossFunction, tokens: int) -> Pass:
+        value, sums, maxima = 0.0, Counter[str](), dict[str, float]()
+        for part in self._shares(batch):
+            share = loss(self._predict(part), part, tokens)
+            (share.value * self._world).backward()  # FSDP takes the mean over processes, a loss is a sum
+            value += share.value.item()
+            sums.update({name: number.item() for name, number in share.sums.items()})
+            maxima |= {name: max(number.item(), maxima.get(name, -torch.inf)) for name, number in share.maxima.items()}
+        value, *totals = self._reduced([value, *sums.values()], dist.ReduceOp.SUM)
+        if not abs(value) < torch.inf:
+            self._optimiser.zero_grad()
+            raise TrainingError(f"the loss is {value}; the batch was not learned from")
+        largest = dict(zip(maxima, self._reduced(list(maxima.values()), dist.ReduceOp.MAX), strict=True))
+        means = {name: total / max(batch.tokens, 1) for name, total in zip(sums, totals, strict=True)}
+        return Pass(value, means, largest, batch.tokens, int(batch.lengths.sum()))
+
+    def _clipped_norm(self, limit: float) -> float:
+        norm = torch.nn.utils.clip_grad_norm_(self._model.parameters(), limit)
+        return (norm.full_tensor() if isinstance(norm, DTensor) else norm).item()
+
+    def _shared_logprobs(self, values: Tensor) -> Tensor:
+        on_device = values.to(self._device)
+        dist.all_reduce(on_device)
+        return on_device.cpu()
+
+    def _weights(self) -> dict[str, Tensor]:
+        options = StateDictOptions(full_state_dict=True, cpu_offload=True)
+        return {
+            name: value
+            for name, value in get_model_state_dict(self._model, options=options).items()
+            if isinstance(value, Tensor)
+        }
+
+    def _save_parts(self, directory: Path) -> None:
+        with boundary(TrainingError, f"checkpoint {directory}"):
+            model, optimiser = get_state_dict(self._model, self._optimiser)
+            save_parts({"model": model, "optimiser": optimiser}, checkpoint_id=directory / SHARDS)
+            weights = self._weights()
+            if self.rank == 0:
+                save_model(weights, self._source, directory / MODEL_FOLDER)
+            dist.barrier()
+
+    def _load_parts(self, directory: Path) -> None:
+        with boundary(TrainingError, f"checkpoint {directory}"):
+            model, optimiser = get_state_dict(self._model, self._optimiser)
+            state = {"model": model, "optimiser": optimiser}
+            load_parts(state, checkpoint_id=directory / SHARDS)
+            set_state_dict(self._model, self._optimiser, model_state_dict=state["model"], optim_state_dict=state["optimiser"])
+
+    def _reduced(self, values: list[float], how: dist.ReduceOp.RedOpType) -> list[float]:
+        numbers = torch.tensor(values, dtype=torch.float64, device=self._device)
+        dist.all_reduce(numbers, how)
+        return numbers.tolist()
+
+
+def _layers(model: PreTrainedModel) -> list[torch.nn.Module]:
+    """The blocks of the model: what transformers itself never splits over devices."""
+    names = set(model._no_split_modules or ())
+    return [module for module in model.modules() if type(module).__name__ in names]
+
+
+def _silent(batch: Batch) -> Batch:
+    """One row of a micro-batch of which nothing is learned."""
+    first = batch.rows(torch.zeros(1, dtype=torch.int64, device=batch.lengths.device))
+    return replace(first, loss_mask=torch.zeros_like(first.loss_mask))
