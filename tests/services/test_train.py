@@ -1,0 +1,30 @@
+"""`natgym train --dry-run`: what would run and what it would need, without running it."""
+
+import json
+import subprocess
+from pathlib import Path
+
+from tests.services.small_policy import ROOT, natgym
+
+GPU = str(ROOT / "services" / "configs" / "gpu_24gb.toml")
+
+
+def dry_run(model: Path, *arguments: str) -> subprocess.CompletedProcess[str]:
+    return natgym("train", "gsm8k", "--dry-run", "--model", str(model), *arguments)
+
+
+def test_a_dry_run_tells_the_resolved_config_and_the_memory(random_policy: Path):
+    done = dry_run(random_policy, "--json", "--config", GPU, "--steps", "7", "--set", "trainer.algorithm.lr=0.25")
+    assert done.returncode == 0, done.stderr
+    told = json.loads(done.stdout)
+    trainer, memory = told["config"]["trainer"], told["memory"]
+    assert (trainer["loop"]["max_steps"], trainer["algorithm"]["lr"], trainer["engine"]["lora"]["rank"]) == (7, 0.25, 32)
+    assert 0 < memory["learned"] < memory["parameters"]
+    assert memory["parts"]["optimiser"] == 8 * memory["learned"]
+
+
+def test_a_wrong_key_is_one_line(random_policy: Path):
+    done = dry_run(random_policy, "--set", "trainer.algorithm.clip_lo=0.1")
+    assert done.returncode == 2
+    assert "did you mean 'clip_low'" in done.stderr
+    assert "Traceback" not in done.stderr
