@@ -11,7 +11,7 @@ from torch import Tensor
 
 from tests.trainer.toy import random_samples
 from trainer.algorithms.advantages import Baseline
-from trainer.algorithms.base import Loss, Predictions
+from trainer.algorithms.base import Loss, Predictions, Schedule
 from trainer.algorithms.grpo import GRPO, GRPOConfig
 from trainer.batch import Batch, collate
 
@@ -157,3 +157,9 @@ def test_leave_one_out_compares_with_the_others(values: Sequence[float]):
 @pytest.mark.parametrize(("step", "share"), [(0, 0.25), (1, 0.5), (2, 0.75), (3, 1.0), (99, 1.0)])
 def test_warm_up_raises_the_learning_rate_step_by_step(step: int, share: float):
     assert GRPOConfig(lr=1.0, warmup_steps=3).adam(step).lr == share
+
+
+def test_a_cosine_ends_at_its_share_and_stays_there():
+    config = GRPOConfig(lr=1.0, warmup_steps=2, schedule=Schedule.COSINE, schedule_steps=12, final_share=0.2)
+    rates = [config.adam(step).lr for step in (0, 2, 7, 12, 99)]
+    assert rates == pytest.approx([1 / 3, 1.0, 0.6, 0.2, 0.2])

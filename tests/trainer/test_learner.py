@@ -6,10 +6,16 @@ import pytest
 import torch
 
 from tests.trainer.toy import group, pair, scored, turn
+from trainer.algorithms.advantages import centre
+from trainer.algorithms.base import Algorithm
+from trainer.algorithms.dpo import DPO, DPOConfig
 from trainer.algorithms.grpo import GRPO, GRPOConfig
+from trainer.algorithms.sft import SFT, SFTConfig
+from trainer.algorithms.weighing import OldLogprobs
+from trainer.batch import collate
 from trainer.engines.torch_engine import TorchEngine, TorchEngineConfig
 from trainer.learner import Learner, Lesson
-from trainer.samples import Admission
+from trainer.samples import Admission, build_samples
 
 
 def learn(model: Path, seed: int = 0, **settings: object) -> tuple[Lesson, TorchEngine]:
@@ -48,3 +54,33 @@ def test_rows_without_an_advantage_are_not_passed_through_the_model(toy_model: P
 def test_with_a_kl_term_all_rows_are_learned_from(toy_model: Path):
     lesson, _ = learn(toy_model, kl=0.1)
     assert lesson.tokens == 12
+
+
+@pytest.mark.parametrize(
+    "algorithm",
+    [
+        GRPO(GRPOConfig(lr=0.01, minibatches=2, old_logprobs=OldLogprobs.RECOMPUTED)),
+        SFT(SFTConfig(lr=0.01)),
+        DPO(DPOConfig(lr=0.01)),
+    ],
+    ids=lambda one: type(one).__name__,
+)
+def test_every_kind_of_algorithm_prefers_the_good_rollout_afterwards(toy_model: Path, algorithm: Algorithm):
+    groups = [pair(str(number)) for number in range(4)]
+    engine, rows = TorchEngine(toy_model, TorchEngineConfig()), collate(build_samples(groups, centre).samples)
+
+    def preference() -> float:
+        logprobs = engine.logprobs(rows)
+        return float((logprobs.sum(dim=1) * rows.advantages.sum(dim=1).sign()).sum())
+
+    before = preference()
+    lesson = Learner(engine, algorithm).learn(groups, Admission(), step=0)
+    assert lesson.changed
+    assert preference() > before
+
+
+def test_sft_learns_from_rollouts_that_have_no_rival(toy_model: Path):
+    engine = TorchEngine(toy_model, TorchEngineConfig())
+    alone = group("g", [scored("a", 1.0, [turn([1], [2, 3])])])
+    assert Learner(engine, SFT()).learn([alone], Admission(), step=0).tokens == 2
+    assert not Learner(engine, GRPO()).learn([alone], Admission(), step=0).changed
