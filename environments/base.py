@@ -133,4 +133,5 @@ ENVIRONMENTS: Registry[Callable[..., Environment]] = Registry(
         "swe": "environments.swe.environment:Swe",
         "terminal_tasks": "environments.terminal_tasks:TerminalTasks",
     },
+    group="natgym.environments",
 )

@@ -13,7 +13,10 @@ VERBS = {"serve": ["serve", "env"], "process": ["process"], "evaluate": ["evalua
 
 
 def become(name: str) -> NoReturn:
-    """Go on as `natgym VERB NAME ...` with the arguments of this process; ends it with 2 for another verb."""
+    """Go on as `natgym VERB NAME ...` with the arguments of this process; ends it with 2 for another verb.
+
+    `name` is one of ours, or `module:Class` of an environment that lies elsewhere.
+    """
     verb, *rest = sys.argv[1:] or [""]
     if verb not in VERBS:
         sys.exit(_usage(name, verb))
@@ -23,5 +26,6 @@ def become(name: str) -> NoReturn:
 def _usage(name: str, verb: str) -> int:
     asked = verb in ("-h", "--help")
     stream = sys.stdout if asked else sys.stderr
-    stream.write(f"usage: python -m environments.{name} {' | '.join(VERBS)} [options]\n")
+    module = name.partition(":")[0] if ":" in name else f"environments.{name}"
+    stream.write(f"usage: python -m {module} {' | '.join(VERBS)} [options]\n")
     return 0 if asked else 2

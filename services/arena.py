@@ -1,7 +1,9 @@
 """Environment, policy and backend by name, opened together and closed together."""
 
+import sys
 from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager
+from pathlib import Path
 
 from pydantic import Field, JsonValue
 
@@ -70,9 +72,20 @@ def make_backend(name: str, file: RunFile) -> Backend:
     return kind()
 
 
+def environment_type(name: str) -> type[Environment]:
+    """The environment of that name, or that `module:Class` leads to, also where the module lies in this folder.
+
+    Raises UnknownName and MissingRuntime.
+    """
+    here = str(Path.cwd())
+    if ":" in name and here not in sys.path:
+        sys.path.append(here)  # at the end: it adds a module of the user's and hides none
+    return ENVIRONMENTS.load(name)  # type: ignore[return-value]
+
+
 def make_environment(name: str, file: RunFile, settings: Settings) -> Environment:
     """The environment of that name with the settings of the section `env`, not entered yet."""
-    kind: type[Environment] = ENVIRONMENTS.load(name)  # type: ignore[assignment]
+    kind = environment_type(name)
     known = kind.config_type.model_fields
     variables: dict[str, JsonValue] = {
         key: str(getattr(settings, key)) for key in ("nat_python",) if key in known and key in settings.model_fields_set

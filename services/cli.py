@@ -11,6 +11,7 @@ from importlib import import_module
 from typing import TYPE_CHECKING, NamedTuple, NoReturn, Protocol
 
 from core.errors import NatgymError, UnknownName, UserError, did_you_mean
+from services.setting_flags import as_settings
 
 if TYPE_CHECKING:
     from core.settings import Settings
@@ -27,6 +28,7 @@ class Command(NamedTuple):
 
 COMMANDS = {
     "up": Command("services.commands.up", "the main job: all three services here, live progress, a before/after table"),
+    "env": Command("services.commands.env", "init NAME: begin an environment of your own, with its test"),
     "serve": Command("services.commands.serve", "one service in this terminal: api | trainer | env NAME"),
     "train": Command("services.commands.train", "all three services for one environment, without evaluations"),
     "process": Command("services.commands.process", "make SFT data from rollouts, without any other service"),
@@ -63,6 +65,8 @@ class OneLineParser(argparse.ArgumentParser):
 
     def parse(self, arguments: Sequence[str]) -> argparse.Namespace:
         """The parsed arguments. Raises UserError."""
+        if "--set" in self._option_string_actions:
+            arguments = as_settings(arguments)
         parsed, unknown = self.parse_known_args(arguments)
         if unknown:
             hint = did_you_mean(unknown[0].partition("=")[0], sorted(self._option_string_actions))

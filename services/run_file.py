@@ -3,8 +3,10 @@
     [env]       the environment's own settings          [policy]   how the policy is asked and samples
     [rollouts]  where and how episodes are played       [trainer]  the model, how it learns, how it is served
     [api]       the rollout API                         [backend]  the sandboxes' own settings: the host of `ssh`, say
+    [openai]    an OpenAI-compatible server in place of the policy: see services/openai_section.py
 
-A key of one section is `section.key` for `--set`. Flags win over `--set`, that over variables, those over the file.
+A key of one section is `section.key` for `--set`, and `--section.key VALUE` is the same. Flags win over `--set`, that
+over variables, those over the file.
 """
 
 import argparse
@@ -32,6 +34,7 @@ class Sections(Config):
     policy: JsonObject = Field(default_factory=dict)
     rollouts: JsonObject = Field(default_factory=dict)
     trainer: JsonObject = Field(default_factory=dict)
+    openai: JsonObject | list[JsonObject] = Field(default_factory=dict)
     api: JsonObject = Field(default_factory=dict)
     backend: JsonObject = Field(default_factory=dict)
 
@@ -75,10 +78,14 @@ def override(key: str, value: JsonValue) -> str:
 def add_run_file_arguments(parser: argparse.ArgumentParser) -> None:
     """Declare --config, --set and --broken-rows."""
     parser.add_argument(
-        "--config", type=Path, metavar="FILE", help="TOML or YAML with sections env, policy, rollouts, trainer, api, backend"
+        "--config", type=Path, metavar="FILE", help="TOML or YAML with sections env, policy, openai, rollouts, trainer..."
     )
     parser.add_argument(
-        "--set", action="append", default=[], metavar="SECTION.KEY=VALUE", help="change one setting; repeatable"
+        "--set",
+        action="append",
+        default=[],
+        metavar="SECTION.KEY=VALUE",
+        help="change one setting, as --SECTION.KEY VALUE does",
     )
     parser.add_argument("--broken-rows", choices=("refuse", "skip"), help="what becomes of a data file with one (refuse)")
 

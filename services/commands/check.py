@@ -75,9 +75,9 @@ async def _check(arguments: argparse.Namespace, file: RunFile, settings: Setting
 
 def _thorough(name: str, file: RunFile) -> RunFile:
     """The file with the settings under which an environment's attacks are held off, where it does not say otherwise."""
-    from environments.base import ENVIRONMENTS
+    from services.arena import environment_type
 
-    wanted = getattr(ENVIRONMENTS.load(name), "check_settings", {})
+    wanted = environment_type(name).check_settings
     told = file.sections().env
     return file.with_flags(**{f"env__{key}": value for key, value in wanted.items() if key not in told})
 

@@ -28,12 +28,13 @@ def configure(parser: argparse.ArgumentParser) -> None:
 def run(arguments: argparse.Namespace, settings: Settings) -> int:
     """Play, print the figures; 1 where no episode could be scored."""
     from services.main_task import run_main
+    from services.openai_section import with_openai
 
     if arguments.parent is not None:
         from services.parent import die_with
 
         die_with(arguments.parent)
-    return run_main(_evaluate(arguments, run_file(arguments), settings))
+    return run_main(_evaluate(arguments, with_openai(run_file(arguments)), settings))
 
 
 async def _evaluate(arguments: argparse.Namespace, file: RunFile, settings: Settings) -> int:
@@ -43,6 +44,7 @@ async def _evaluate(arguments: argparse.Namespace, file: RunFile, settings: Sett
     from services.arena import make_environment, open_arena
     from services.commands.counter import Counter
     from services.dashboard.report import report_lines
+    from services.openai_section import served_by
     from services.policies import named_policy
     from services.policy_folder import SHIPPED_POLICY
 
@@ -50,7 +52,7 @@ async def _evaluate(arguments: argparse.Namespace, file: RunFile, settings: Sett
     config = validated(EvaluationConfig, wanted, "natgym evaluate")
     make_environment(arguments.name, file, settings)  # a mistake in it is told before a model is loaded
     async with (
-        named_policy(arguments.policy or str(SHIPPED_POLICY), file, settings, arguments.seed) as policy,
+        named_policy(arguments.policy or served_by(file) or str(SHIPPED_POLICY), file, settings, arguments.seed) as policy,
         open_arena(arguments.name, file, settings, policy) as arena,
     ):
         total = len(arena.environment.tasks(config.split)[: config.tasks]) * config.samples

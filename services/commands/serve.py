@@ -102,10 +102,11 @@ def _serve_env(arguments: argparse.Namespace, settings: Settings) -> None:
     from services.environment_server.process import serve_environment
     from services.environment_server.task_order import tasks_to_train_on
     from services.main_task import run_main
+    from services.openai_section import with_openai
 
     if arguments.name is None:
         raise UserError(f"natgym serve env: which environment? known: {', '.join(ENVIRONMENTS.names)}")
-    file: RunFile = run_file(arguments, NAT_SMALL).with_flags(
+    file: RunFile = with_openai(run_file(arguments, NAT_SMALL)).with_flags(
         rollouts__api_url=arguments.api_url, policy__base_url=arguments.policy_url, rollouts__run_api__url=arguments.run_api
     )
     if arguments.atropos:

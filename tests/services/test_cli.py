@@ -46,6 +46,13 @@ MISTAKES = {
     "up --steps 0": "steps: Input should be greater than or equal to 1, found '0'",
     "up --model nowhere": "there is no policy at nowhere",
     "plan hello": "recognised 0 tools, expected 1 to 3",
+    "check nat_agent --env.max_turn 3": "unknown key 'env.max_turn'; did you mean 'max_turns'",
+    "check nat_agent --envi.max_turns -3": "unknown key 'envi'; did you mean 'env'",
+    "process gsm8k --out x.jsonl --env.max_turns -3": "env.max_turns: Input should be greater than 0, found '-3'",
+    "evaluate gsm8k --openai.base_ulr http://a": "unknown key 'base_ulr'; did you mean 'base_url'",
+    "evaluate nowhere.at_all:Env": "no environment 'nowhere.at_all:Env'",
+    "env begin x": "no verb of natgym env 'begin'",
+    "env init 3d": "expected a name of letters, digits and _",
     "dataset gsm8k --out x.parquet": "no environment with a dataset of its own 'gsm8k'",
 }
 
