@@ -1,7 +1,7 @@
 """The contract of an inference engine: token ids in, sampled token ids and their logprobs out.
 
 Shapes: P prompt tokens, C completion tokens. Logprobs are nats, float32, of the distribution that the token was
-drawn from: after temperature, top_k and top_p. Where the likeliest token is taken, they are those at temperature 1.
+drawn from: after temperature, top_k, top_p and min_p. Where the likeliest token is taken, they are those at temperature 1.
 """
 
 from collections.abc import AsyncIterator, Callable, Mapping
@@ -27,6 +27,7 @@ class SamplingParams(Value):
     temperature: float = Field(default=1.0, ge=0.0, le=100.0, description="below 0.001: the likeliest token")
     top_p: float = Field(default=1.0, gt=0.0, le=1.0)
     top_k: int = Field(default=0, ge=0, le=1 << 30, description="0 keeps the whole vocabulary")
+    min_p: float = Field(default=0.0, ge=0.0, le=1.0, description="share of the likeliest token's probability to be kept")
     stop_token_ids: TokenIds = ()
     """Sampling one of these ends the completion; it is part of it."""
     stop: tuple[Annotated[str, Field(min_length=1, max_length=256)], ...] = Field(default=(), max_length=16)
@@ -119,6 +120,8 @@ class EngineStats:
     publishes: int = 0
     cache_tokens: int = 0
     """Tokens whose keys and values are kept for a next turn."""
+    ready: bool = True
+    """Whether a request would be taken now: neither closed nor full."""
     seconds: Mapping[str, float] = field(default_factory=dict)
     """Wall seconds by phase: prefill, decode, publish."""
 

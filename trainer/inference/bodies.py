@@ -1,4 +1,4 @@
-"""What clients may send: the bodies of the three endpoints that sample, and what they mean to an engine.
+"""What clients may send: the bodies of the endpoints that sample or encode, and what they mean to an engine.
 
 Keys that change nothing here (`user`, `metadata`) are passed over. Keys that ask for something that is not done are
 refused, so that nobody gets samples of another distribution than the one asked for.
@@ -24,9 +24,9 @@ UNSUPPORTED: dict[str, JsonValue] = {
     "json_schema": None,
     "logit_bias": {},
     "min_new_tokens": 0,
-    "min_p": 0,
     "min_tokens": 0,
     "presence_penalty": 0,
+    "prompt_logprobs": None,
     "regex": None,
     "repetition_penalty": 1,
     "response_format": {"type": "text"},
@@ -69,6 +69,7 @@ class SamplingBody(Asked):
     temperature: float | None = None
     top_p: float | None = None
     top_k: int | None = None
+    min_p: float | None = None
     max_tokens: Count | None = None
     n: Choices | None = None
     stop: str | tuple[str, ...] | None = None
@@ -95,6 +96,7 @@ class SamplingBody(Asked):
             temperature=1.0 if self.temperature is None else self.temperature,
             top_p=1.0 if self.top_p is None else self.top_p,
             top_k=max(0, self.top_k or 0),  # vLLM and SGLang write -1 for the whole vocabulary
+            min_p=self.min_p or 0.0,
             stop_token_ids=(*self.stop_token_ids, *(() if self.ignore_eos else eos_ids)),
             stop=_stop_texts(self.stop),
             seed=self.seed,
@@ -226,6 +228,7 @@ class GenerateParams(Asked):
     temperature: float = 1.0
     top_p: float = 1.0
     top_k: int = -1
+    min_p: float = 0.0
     n: Choices = 1
     stop: str | tuple[str, ...] | None = None
     stop_token_ids: TokenIds | None = None
@@ -257,10 +260,53 @@ class GenerateBody(Asked):
             temperature=given.temperature,
             top_p=given.top_p,
             top_k=max(0, given.top_k),
+            min_p=given.min_p,
             stop_token_ids=(*(given.stop_token_ids or ()), *(() if given.ignore_eos else eos_ids)),
             stop=_stop_texts(given.stop),
             seed=given.sampling_seed,
         )
+
+
+class IdPrompt(Body):
+    """A prompt as vLLM's clients write it: token ids, never encoded again."""
+
+    prompt_token_ids: TokenIds
+
+
+class TextPrompt(Body):
+    """The same, as text."""
+
+    prompt: str
+
+
+class PromptBody(SamplingBody):
+    """POST /generate, in the shape of vLLM's; it is told from SGLang's by its `prompt`."""
+
+    prompt: IdPrompt | TextPrompt | str
+    logprobs: Annotated[int, Field(ge=0, le=1)] | None = None
+
+
+class TokenizeBody(Body):
+    """POST /tokenize: a text, or a conversation through the chat template."""
+
+    model: str | None = None
+    prompt: str | None = None
+    messages: tuple[MessageBody, ...] | None = Field(default=None, min_length=1)
+    tools: tuple[ToolBody, ...] | None = None
+    add_generation_prompt: bool = True
+
+    @model_validator(mode="after")
+    def _one_text(self) -> Self:
+        if (self.prompt is None) == (self.messages is None):
+            raise ValueError("give prompt or messages, one of the two")
+        return self
+
+
+class DetokenizeBody(Body):
+    """POST /detokenize."""
+
+    model: str | None = None
+    tokens: TokenIds
 
 
 def requests_of(

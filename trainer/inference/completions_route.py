@@ -12,9 +12,7 @@ from core.types import JsonObject, TokenIds
 from trainer.inference.base import Generation, UnusableRequest
 from trainer.inference.bodies import CompletionBody, requests_of
 from trainer.inference.http_answers import event_stream, read_body, while_connected
-from trainer.inference.served import GrowingText, Served, spans, token_counts, usage
-
-DEFAULT_MAX_TOKENS = 16  # as OpenAI's
+from trainer.inference.served import DEFAULT_MAX_TOKENS, GrowingText, Served, spans, token_counts, usage
 
 
 class TextCompletion:

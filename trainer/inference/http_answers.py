@@ -32,7 +32,12 @@ class ClientGone(NatgymError):
 
 
 async def read_body(request: Request, kind: type[B]) -> B:
-    """The body as that type. Raises UserError for anything else, HTTPException 413 where it is too large."""
+    """The body as that type. Raises what `read_object` raises, and ConfigError for another shape."""
+    return validated(kind, await read_object(request), "body")
+
+
+async def read_object(request: Request) -> JsonObject:
+    """The body as a JSON object. Raises UserError for anything else, HTTPException 413 where it is too large."""
     received = bytearray()
     async for part in request.stream():
         received += part
@@ -44,7 +49,7 @@ async def read_body(request: Request, kind: type[B]) -> B:
         raise UserError(f"the body is not JSON: {error}") from error
     if not isinstance(data, dict):
         raise UserError(f"the body is not a JSON object but a {type(data).__name__}")
-    return validated(kind, data, "body")
+    return data
 
 
 async def while_connected(request: Request, work: Coroutine[object, object, T]) -> T:

@@ -165,6 +165,7 @@ class LocalEngine:
             decode_steps=counters.decode_steps,
             publishes=counters.publishes,
             cache_tokens=scheduler.cache.tokens,
+            ready=not (self._closed or self._full),
             seconds={
                 "prefill": counters.prefill_seconds,
                 "decode": counters.decode_seconds,
@@ -179,9 +180,13 @@ class LocalEngine:
             self._awake.notify()
         await asyncio.to_thread(self._thread.join)
 
+    @property
+    def _full(self) -> bool:
+        return len(self._scheduler.waiting) + len(self._inbox) >= self.config.max_waiting
+
     def _submit(self, request: GenerationRequest, *, streamed: bool) -> _Ticket:
         self._check(request)
-        if len(self._scheduler.waiting) + len(self._inbox) >= self.config.max_waiting:
+        if self._full:
             self._rejected += 1
             raise QueueFull(f"{self.config.max_waiting} completions are waiting; no more may")
         seed = self._seeds.getrandbits(64) if request.params.seed is None else request.params.seed

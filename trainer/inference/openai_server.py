@@ -1,4 +1,4 @@
-"""The inference endpoint: OpenAI's chat and text completions, SGLang's /generate, models, health, metrics.
+"""The inference endpoint: OpenAI's chat and text completions, /generate, text to ids and back, models, health, metrics.
 
 Who may listen and speak is the caller's to decide (address, bearer token); nothing here opens a socket.
 """
@@ -15,13 +15,14 @@ from core.types import JsonObject
 from tool_call_parsers.base import ToolCallParser
 from tool_call_parsers.reader import CompletionReader
 from tool_call_parsers.rendering import Renderer
-from trainer.inference.base import EngineStats, InferenceEngine
+from trainer.inference.base import EngineStats, InferenceEngine, QueueFull
 from trainer.inference.chat_route import chat_completions
 from trainer.inference.completions_route import completions
 from trainer.inference.constraints import Constrainer
 from trainer.inference.generate_route import generate
 from trainer.inference.http_answers import on_error
 from trainer.inference.served import Served
+from trainer.inference.tokenize_route import detokenize, tokenize
 
 GAUGES = ("policy_version", "running", "waiting", "cache_tokens")
 COUNTERS = (
@@ -46,9 +47,12 @@ def create_app(
             Route("/v1/chat/completions", chat_completions, methods=["POST"]),
             Route("/v1/completions", completions, methods=["POST"]),
             Route("/generate", generate, methods=["POST"]),
+            Route("/tokenize", tokenize, methods=["POST"]),
+            Route("/detokenize", detokenize, methods=["POST"]),
             Route("/v1/models", models),
             Route("/v1/models/{model_id:path}", one_model),
             Route("/health", health),
+            Route("/ready", ready),
             Route("/metrics", metrics),
         ],
         exception_handlers=dict.fromkeys((NatgymError, ValidationError, HTTPException, Exception), on_error),
@@ -75,6 +79,13 @@ async def health(request: Request) -> Response:
     stats = request.app.state.served.engine.stats()
     facts: JsonObject = {"policy_version": stats.policy_version, "running": stats.running, "waiting": stats.waiting}
     return JSONResponse({"status": "ok", **facts})
+
+
+async def ready(request: Request) -> Response:
+    """GET /ready: whether a request would be taken now; 503 where the queue is full or the engine closed."""
+    if not request.app.state.served.engine.stats().ready:
+        raise QueueFull("the engine takes no requests now: its queue is full, or it is closed")
+    return JSONResponse({"status": "ready"})
 
 
 async def metrics(request: Request) -> Response:

@@ -19,7 +19,7 @@ def draw(logits: Tensor, params: Sequence[SamplingParams], uniforms: Sequence[fl
     if any(temperature != 1.0 for temperature in temperatures):
         logits = logits / torch.tensor(temperatures, device=logits.device).unsqueeze(1)
     logprobs = logits.log_softmax(-1)
-    if any((one.top_k or one.top_p < 1.0) and not one.greedy for one in params):
+    if any((one.top_k or one.top_p < 1.0 or one.min_p) and not one.greedy for one in params):
         logprobs = _truncated(logprobs, params)
     cumulative = logprobs.exp().cumsum(-1)
     total = cumulative[:, -1:]
@@ -57,16 +57,18 @@ def _forbidden(bits: bytes, vocabulary: int) -> Tensor:
 
 
 def _truncated(logprobs: Tensor, params: Sequence[SamplingParams]) -> Tensor:
-    """Logprobs after top_k, then top_p, renormalised; -inf for what was cut. The likeliest token always stays."""
+    """Logprobs after top_k, then top_p, then min_p, renormalised; -inf for what was cut. The likeliest token always stays."""
     vocabulary, device = logprobs.shape[1], logprobs.device
     keep_k = torch.tensor([[vocabulary if one.greedy else one.top_k or vocabulary] for one in params], device=device)
     keep_p = torch.tensor([[1.0 if one.greedy else one.top_p] for one in params], device=device)
+    # of the likeliest token's probability; minus infinity, the log of 0, keeps all
+    keep_m = torch.tensor([[0.0 if one.greedy else one.min_p] for one in params], device=device).log()
     ordered, order = logprobs.sort(dim=-1, descending=True, stable=True)
     ranks = torch.arange(vocabulary, device=device)
     ordered = ordered.masked_fill(ranks >= keep_k, -torch.inf).log_softmax(-1)
     mass = ordered.exp()
     before = mass.cumsum(-1) - mass
-    cut = (before >= keep_p) & (keep_p < 1.0)
+    cut = ((before >= keep_p) & (keep_p < 1.0)) | (ordered < ordered[:, :1] + keep_m)
     cut[:, 0] = False
     ordered = ordered.masked_fill(cut, -torch.inf).log_softmax(-1)
     return torch.empty_like(logprobs).scatter_(1, order, ordered)

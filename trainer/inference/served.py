@@ -15,6 +15,8 @@ from tool_call_parsers.rendering import Renderer
 from trainer.inference.base import Generation, GenerationRequest, InferenceEngine, TokenChunk, UnusableRequest
 from trainer.inference.constraints import Constrainer
 
+DEFAULT_MAX_TOKENS = 16  # as OpenAI's and vLLM's, of completions without a chat
+
 
 class UnknownModel(UnusableRequest):
     """A model that this server does not serve."""

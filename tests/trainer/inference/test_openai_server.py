@@ -66,6 +66,41 @@ async def test_n_gives_a_list(client: httpx.AsyncClient):
     assert len(answer.json()) == 3
 
 
+async def test_generate_in_vllms_shape_returns_exact_logprobs(client: httpx.AsyncClient, reference: Reference):
+    asked = {"prompt": {"prompt_token_ids": PROMPT}, "logprobs": 0, "n": 2, "max_tokens": 6, "min_p": 0.0, "ignore_eos": True}
+    answer = (await client.post("/generate", json=asked)).json()
+    assert answer["prompt_token_ids"] == PROMPT
+    assert answer["finish_reasons"] == ["length", "length"]
+    for ids, entries in zip(answer["token_ids"], answer["logprobs"], strict=True):
+        assert [list(entry[0]) for entry in entries] == [[str(token)] for token in ids]
+        told = [logprob for entry in entries for logprob in entry[0].values()]
+        assert told == pytest.approx(reference.logprobs(PROMPT, ids).tolist(), abs=1e-5)
+
+
+async def test_both_shapes_of_generate_say_the_same(client: httpx.AsyncClient):
+    text = "You are a careful agent."
+    common = {"temperature": 0, "ignore_eos": True}
+    vllm = (await client.post("/generate", json={"prompt": text, "max_tokens": 5, **common})).json()
+    sglang = await client.post("/generate", json={"text": text, "sampling_params": {"max_new_tokens": 5, **common}})
+    assert vllm["text"] == [sglang.json()["text"]]
+    assert "logprobs" not in vllm
+
+
+async def test_text_becomes_ids_and_ids_text(client: httpx.AsyncClient, model_dir: Path):
+    renderer = Renderer.from_directory(model_dir)
+    told = (await client.post("/tokenize", json={"prompt": "You are a careful agent."})).json()
+    assert told["tokens"] == renderer.encode("You are a careful agent.")
+    assert (told["count"], told["max_model_len"]) == (len(told["tokens"]), 512)
+    assert (await client.post("/detokenize", json={"tokens": told["tokens"]})).json()["prompt"] == "You are a careful agent."
+
+
+async def test_a_conversation_becomes_the_ids_that_a_chat_is_sampled_after(client: httpx.AsyncClient):
+    chat = {"messages": [{"role": "user", "content": "x"}], "tools": [{"type": "function", "function": {"name": "look"}}]}
+    told = (await client.post("/tokenize", json=chat)).json()["tokens"]
+    sampled = (await client.post("/v1/chat/completions", json={**chat, "max_tokens": 1, "return_token_ids": True})).json()
+    assert told == sampled["prompt_token_ids"]
+
+
 async def test_completions_take_text_and_ids_alike(client: httpx.AsyncClient, model_dir: Path):
     text = "You are a careful agent."
     ids = Renderer.from_directory(model_dir).encode(text)
@@ -105,6 +140,13 @@ async def test_health_answers(client: httpx.AsyncClient):
     assert (await client.get("/health")).json() == {"status": "ok", "policy_version": 0, "running": 0, "waiting": 0}
 
 
+async def test_ready_until_it_is_closed(client: httpx.AsyncClient, engine: LocalEngine):
+    assert (await client.get("/ready")).json() == {"status": "ready"}
+    await engine.aclose()
+    answer = await client.get("/ready")
+    assert (answer.status_code, answer.headers["retry-after"]) == (503, "1")
+
+
 async def test_metrics_count_what_was_sampled(client: httpx.AsyncClient):
     await generate(client, sampling_params={"max_new_tokens": 7, "ignore_eos": True})
     lines = (await client.get("/metrics")).text.splitlines()
@@ -125,6 +167,11 @@ BAD = {
     "a huge top_k": ("/generate", {"input_ids": [1], "sampling_params": {"top_k": 10**30}}, 400, "top_k"),
     "NaN": ("/generate", b'{"input_ids": [1], "sampling_params": {"temperature": NaN}}', 400, "temperature"),
     "too long a prompt": ("/v1/completions", {"prompt": PROMPT * 20}, 400, "600 tokens"),
+    "a stream of generate": ("/generate", {"prompt": "x", "stream": True}, 400, "stream"),
+    "logprobs of the prompt": ("/generate", {"prompt": "x", "prompt_logprobs": 1}, 400, "prompt_logprobs"),
+    "a min_p above 1": ("/generate", {"prompt": "x", "min_p": 2}, 400, "min_p"),
+    "nothing to encode": ("/tokenize", {}, 400, "prompt or messages"),
+    "ids without a text": ("/detokenize", {"tokens": [10**9]}, 400, "outside"),
     "no prompt": ("/v1/completions", {"prompt": []}, 400, "prompt"),
     "no messages": ("/v1/chat/completions", {"messages": []}, 400, "messages"),
     "an unknown role": ("/v1/chat/completions", {"messages": [{"role": "robot", "content": ""}]}, 400, "messages.0.role"),

@@ -31,13 +31,16 @@ def shares(params: SamplingParams) -> list[float]:
         (SamplingParams(top_p=0.6), [0.5 / 0.7, 0, 0.2 / 0.7, 0, 0]),
         (SamplingParams(top_p=0.01), [1, 0, 0, 0, 0]),
         (SamplingParams(top_k=3, top_p=0.7), [0.5 / 0.7, 0, 0.2 / 0.7, 0, 0]),
+        (SamplingParams(min_p=0.3), [0.5 / 0.9, 0, 0.2 / 0.9, 0.2 / 0.9, 0]),
+        (SamplingParams(min_p=1.0), [1, 0, 0, 0, 0]),
+        (SamplingParams(min_p=0.3, temperature=0.5), [1, 0, 0, 0, 0]),
     ],
 )
 def test_tokens_are_drawn_as_often_as_they_are_likely(params: SamplingParams, expected: list[float]):
     assert shares(params) == pytest.approx(expected, abs=2e-3)  # one step of the grid at each border
 
 
-@pytest.mark.parametrize("params", [SamplingParams(top_k=2), SamplingParams(top_p=0.6), SamplingParams(temperature=0.5)])
+@pytest.mark.parametrize("params", [SamplingParams(top_k=2), SamplingParams(top_p=0.6), SamplingParams(min_p=0.3)])
 def test_the_logprob_is_that_of_the_distribution_drawn_from(params: SamplingParams):
     (token,), (logprob,) = draw(PROBABILITIES.log().unsqueeze(0), [params], [0.9])
     assert exp(logprob) == pytest.approx(shares(params)[token], abs=2e-3)
