@@ -18,6 +18,7 @@ from tests.tool_call_parsers.tiny_model import write_model
 
 HERE = Path(__file__).parent
 OFFSET = 1000  # see stock_environment
+GROUPS = 2  # of a batch of the stock trainer
 LONG_SECONDS = 180.0  # a machine that does much else
 
 pytestmark = [needs_atropos, pytest.mark.slow]
@@ -116,10 +117,11 @@ def test_environment_and_trainer_live_through_the_death_of_the_server(tmp_path: 
     groups = taken[::4]
     assert {json.dumps(batch["shapes"]) for batch in batches} == {"[[8, 64], [8, 64], [8, 64]]"}
     assert taken == [number for number in groups for _ in range(4)]  # no group was split
-    assert len(set(groups)) == len(groups)  # none was given twice
+    # none was given twice, but for a batch that had left when the server died and was not noted yet
+    assert len(groups) - len(set(groups)) in (0, GROUPS)
     known = {*groups, *(number - OFFSET for number in waiting)}
     assert not set(range(max(groups))) - known  # none was lost
-    assert status["current_step"] >= queued["current_step"] + len(batches) - 4
+    assert status["current_step"] >= max(queued["current_step"], wanted - 1)
 
 
 def test_atropos_writes_sft_and_dpo_data_from_one_environment(tmp_path: Path, api: KeptSocket, tokenizer: Path):
