@@ -63,6 +63,11 @@ MODULES = (
     "langchain_core.tracers.run_collector",
     "langchain_core.tracers.stdout",
     "uuid",
+    "anyio._backends._asyncio",
+    "anyio._core._resources",
+    "anyio._core._subprocesses",
+    "anyio.streams.stapled",
+    "anyio.streams.tls",
 )
 # Correct agents name none of these, and each one makes every rebuild of NAT's Config slower.
 GRAPHS = tuple(f"nat.plugins.langchain.agent.{name}.agent" for name in ("react_agent", "tool_calling_agent", "rewoo_agent"))
