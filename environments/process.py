@@ -1,6 +1,6 @@
-"""SFT data without any other service: groups are played, and those episodes that earned enough become rows.
+"""Training data without any other service: groups are played, and the episodes that a selection keeps become rows.
 
-One JSON object a line, in ShareGPT form. The file only grows, and a run that was killed is taken up where it
+One JSON object a line, in the form that was asked for. The file only grows, and a run that was killed is taken up where it
 stopped: `FILE.progress` says how long the file was after each group, what stands behind that is dropped.
 """
 
@@ -9,6 +9,7 @@ import fcntl
 import json
 import os
 import threading
+from collections import Counter
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack, contextmanager
 from io import FileIO
@@ -17,23 +18,21 @@ from typing import Self
 
 from pydantic import Field
 
-from core.config import Config
 from core.errors import ConfigError, UserError
-from core.types import JsonObject, ScoredGroup, Trajectory, Value
+from core.types import JsonObject, ScoredGroup, Value
 from environments.base import Split
+from environments.data_formats import DataFormat, rows_of
 from environments.episode import Arena
 from environments.group import run_group
-from environments.sharegpt import Conversation, to_sharegpt
-from tool_call_parsers.rendering import history
+from environments.selection import Selection, select
 
 
-class ProcessConfig(Config):
-    """What is made."""
+class ProcessConfig(Selection):
+    """What is made, and of which episodes."""
 
     groups: int = Field(default=100, gt=0)
     group_size: int = Field(default=4, gt=0)
-    min_reward: float = 0.0
-    """Total that an episode has to reach to become a row."""
+    form: DataFormat = DataFormat.SHAREGPT
     concurrent_groups: int = Field(default=4, gt=0)
     split: Split = Split.TRAIN
 
@@ -43,7 +42,8 @@ class ProcessReport(Value):
 
     groups: int
     rows: int
-    below_min_reward: int
+    left_out: dict[str, int]
+    """Episodes that the selection did not keep, by the condition that they missed."""
     lost: int
     """Episodes that broke at a boundary. A group that was lost whole is played again by the next run."""
 
@@ -65,7 +65,7 @@ async def generate(
             for number in waiting:
                 name = f"{arena.environment.name}-{config.split.value}-{number:06d}"
                 group = await run_group(arena, tasks[number % len(tasks)], config.group_size, name)
-                await asyncio.to_thread(rows.append, number, group, config.min_reward)
+                await asyncio.to_thread(rows.append, number, group, config)
                 on_group(group)
 
         try:
@@ -84,8 +84,10 @@ class Progress(Value):
     end: int
     """Bytes of the row file after the group's last row."""
     rows: int
-    below_min_reward: int
+    left_out: dict[str, int]
     lost: int
+    digests: tuple[str, ...] = ()
+    """Of the episodes that became rows, where they have to be unique."""
 
 
 class RowFile:
@@ -95,6 +97,7 @@ class RowFile:
         self.path, self._header = path, header
         self.done: dict[int, Progress] = {}
         self._lost = 0
+        self._seen: set[str] = set()
         self._lock = threading.Lock()
 
     def __enter__(self) -> Self:
@@ -110,19 +113,26 @@ class RowFile:
         with self._lock:  # a write that a cancelled owner no longer waits for ends first
             self._opened.close()
 
-    def append(self, number: int, group: ScoredGroup, min_reward: float) -> None:
+    def append(self, number: int, group: ScoredGroup, config: ProcessConfig) -> None:
         """Write the rows of a group, on disk when this returns. A group that was lost whole counts as not played."""
-        kept = [one for one in group.scored if one.reward is not None and one.reward.total >= min_reward]
-        lines = "".join(json.dumps(row_of(group, one), ensure_ascii=False) + "\n" for one in kept).encode()
         with self._lock, _telling(self.path):
             self._lost += len(group.failed)
             if not group.scored:
                 return
-            end = _write(self._rows, lines)
-            below = len(group.scored) - len(kept)
-            entry = Progress(group=number, end=end, rows=len(kept), below_min_reward=below, lost=len(group.failed))
+            selected = select(group, config, self._seen)
+            rows = rows_of(group, selected.kept, config.form)
+            end = _write(self._rows, "".join(json.dumps(row, ensure_ascii=False) + "\n" for row in rows).encode())
+            entry = Progress(
+                group=number,
+                end=end,
+                rows=len(rows),
+                left_out=selected.left_out,
+                lost=len(group.failed),
+                digests=tuple(selected.digests),
+            )
             _write(self._progress, f"{entry.model_dump_json()}\n".encode())
             self.done[number] = entry
+            self._seen.update(selected.digests)
 
     def report(self) -> ProcessReport:
         """What the file holds, and what was lost on the way in this run."""
@@ -130,7 +140,7 @@ class RowFile:
         return ProcessReport(
             groups=len(entries),
             rows=sum(entry.rows for entry in entries),
-            below_min_reward=sum(entry.below_min_reward for entry in entries),
+            left_out=dict(sum((Counter(entry.left_out) for entry in entries), Counter())),
             lost=self._lost,
         )
 
@@ -158,35 +168,15 @@ class RowFile:
             raise ConfigError(f"{self.path}: was made with {found}, not with {self._header}; choose another file")
         entries = [Progress.model_validate_json(line) for line in lines[1:]]
         self.done = {entry.group: entry for entry in entries}
+        self._seen = {digest for entry in entries for digest in entry.digests}
         self._rows.truncate(max((entry.end for entry in entries), default=0))
         self._rows.seek(0, os.SEEK_END)
 
 
-def row_of(group: ScoredGroup, trajectory: Trajectory) -> JsonObject:
-    """One scored episode as a row: ShareGPT conversation, reward and where it came from."""
-    assert trajectory.reward is not None
-    task = group.task
-    return {
-        "id": trajectory.id,
-        "task_id": task.id,
-        "environment": group.environment,
-        "conversations": [dict(one) for one in to_sharegpt(Conversation(history(task.messages, trajectory.turns), task.tools))],
-        "reward": trajectory.reward.total,
-        "parts": dict(trajectory.reward.parts),
-        "metrics": dict(trajectory.reward.metrics),
-        "turns": len(trajectory.turns),
-        "stop": trajectory.stop.value,
-    }
-
-
 def _header(arena: Arena, config: ProcessConfig) -> JsonObject:
     """What must stay the same for a file to be taken up again."""
-    return {
-        "environment": arena.environment.name,
-        "split": config.split.value,
-        "group_size": config.group_size,
-        "min_reward": config.min_reward,
-    }
+    told = config.model_dump(mode="json", exclude={"groups", "concurrent_groups"})
+    return {"environment": arena.environment.name, **told}
 
 
 def _write(file: FileIO, data: bytes) -> int:

@@ -1,4 +1,4 @@
-"""`natgym process NAME --out f.jsonl`: SFT data from rollouts, without any other service."""
+"""`natgym process NAME --out f.jsonl`: training data from rollouts, without any other service."""
 
 import argparse
 import json
@@ -9,15 +9,24 @@ from core.settings import Settings
 from core.types import ScoredGroup
 from services.run_file import RunFile, add_run_file_arguments, run_file
 
+FORMATS = ("sharegpt", "openai", "groups", "pairs")  # environments.data_formats explains them
+
 
 def configure(parser: argparse.ArgumentParser) -> None:
     """Declare the arguments."""
     parser.add_argument("name", metavar="ENVIRONMENT")
-    parser.add_argument("--out", type=Path, required=True, metavar="FILE", help="ShareGPT rows, one JSON object a line")
+    parser.add_argument("--out", type=Path, required=True, metavar="FILE", help="rows, one JSON object a line; or FILE.parquet")
     parser.add_argument("--groups", type=int, default=100, help="tasks to play (100)")
     parser.add_argument("--group-size", type=int, default=4, help="episodes of each task (4)")
+    parser.add_argument("--format", default="sharegpt", choices=FORMATS, help="of rows (sharegpt)")
     parser.add_argument("--min-reward", type=float, default=0.0, help="what an episode has to earn to become a row (0)")
-    parser.add_argument("--policy", default="gold", help="gold, expert, an address or a model directory (gold)")
+    parser.add_argument("--top", type=int, metavar="N", help="the best N episodes of a group (all)")
+    parser.add_argument("--max-malformed", type=int, metavar="N", help="at most N tool calls that could not be used (any)")
+    parser.add_argument("--max-turns", type=int, metavar="N", help="at most N turns (any)")
+    parser.add_argument("--max-characters", type=int, metavar="N", help="at most so long a conversation (any)")
+    parser.add_argument("--unique", action="store_true", help="leave out episodes that say what another of their task said")
+    parser.add_argument("--concurrent", type=int, default=4, help="groups at once (4)")
+    parser.add_argument("--policy", help="gold, expert, an address or a model directory (openai.base_url, else gold)")
     parser.add_argument("--seed", type=int, default=0, help="of the expert's mistakes (0)")
     parser.add_argument("--json", action="store_true", help="print the result as JSON")
     add_run_file_arguments(parser)
@@ -26,37 +35,46 @@ def configure(parser: argparse.ArgumentParser) -> None:
 def run(arguments: argparse.Namespace, settings: Settings) -> int:
     """Play, write rows, print what was made."""
     from services.main_task import run_main
+    from services.openai_section import with_openai
 
-    run_main(_process(arguments, run_file(arguments), settings))
+    run_main(_process(arguments, with_openai(run_file(arguments)), settings))
     return 0
 
 
 async def _process(arguments: argparse.Namespace, file: RunFile, settings: Settings) -> None:
     from core.config import validated
+    from environments.data_formats import write_parquet
     from environments.process import ProcessConfig, generate
+    from environments.selection import Selection
     from services.arena import make_environment, open_arena
     from services.commands.counter import Counter
+    from services.openai_section import served_by
     from services.policies import named_policy
 
-    wanted = {"groups": arguments.groups, "group_size": arguments.group_size, "min_reward": arguments.min_reward}
+    wanted = {key: getattr(arguments, key) for key in (*Selection.model_fields, "groups", "group_size")}
+    wanted |= {"form": arguments.format, "concurrent_groups": arguments.concurrent}
     config = validated(ProcessConfig, wanted, "natgym process")
+    parquet = arguments.out.suffix == ".parquet"
+    lines = arguments.out.with_name(f"{arguments.out.name}.jsonl") if parquet else arguments.out
     make_environment(arguments.name, file, settings)  # a mistake in it is told before a model is loaded
     counter = Counter("groups", config.groups)
 
     def count(group: ScoredGroup) -> None:
-        counter.add()
+        counter.add(sum(len(turn.completion_ids) for one in group.trajectories for turn in one.turns))
 
     async with (
-        named_policy(arguments.policy, file, settings, arguments.seed) as policy,
+        named_policy(arguments.policy or served_by(file) or "gold", file, settings, arguments.seed) as policy,
         open_arena(arguments.name, file, settings, policy) as arena,
     ):
-        report = await generate(arena, config, arguments.out, count)
+        report = await generate(arena, config, lines, count)
     counter.close()
+    if parquet:
+        write_parquet(lines, arguments.out)
     if arguments.json:
         print(json.dumps({**report.model_dump(), "out": str(arguments.out)}))
         return
+    left_out = ", ".join(f"{number} left out ({reason})" for reason, number in report.left_out.items()) or "0 left out"
     print(
-        f"{arguments.name}   {report.groups} groups   {report.rows} rows   "
-        f"{report.below_min_reward} below {arguments.min_reward:g}   {report.lost} lost   {arguments.out}",
+        f"{arguments.name}   {report.groups} groups   {report.rows} rows   {left_out}   {report.lost} lost   {arguments.out}",
         file=sys.stdout,
     )

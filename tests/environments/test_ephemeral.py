@@ -1,10 +1,10 @@
 """The ephemeral system prompt reaches the policy and no record of what was played."""
 
 from core.types import Message, Role
+from environments.data_formats import row_of
 from environments.ephemeral import SteeredPolicy, steered, told
 from environments.episode import Arena
 from environments.group import run_group
-from environments.process import row_of
 from tests.fakes import FakeBackend, FakePolicy, Sums, call
 
 WORDS = "Answer in one turn."

@@ -68,7 +68,7 @@ async def test_rows_hold_the_conversation_and_its_reward(tmp_path: Path):
 async def test_episodes_below_the_minimum_are_left_out_and_counted(tmp_path: Path):
     config = ProcessConfig(groups=3, group_size=4, min_reward=0.5)
     report = await generate(Arena(SUMS, HalfGold(), FakeBackend()), config, tmp_path / "f.jsonl")
-    assert (report.rows, report.below_min_reward) == (6, 6)
+    assert (report.rows, report.left_out) == (6, {"min_reward": 6})
     assert {row["reward"] for row in rows(tmp_path / "f.jsonl")} == {1.0}
 
 
@@ -167,3 +167,12 @@ async def test_a_full_disk_leaves_whole_rows_that_can_be_resumed(tmp_path: Path)
     assert 0 < len(rows(out)) < 12
     await generate(Arena(SUMS, GOLD, FakeBackend()), config, out)
     assert len({str(row["id"]) for row in rows(out)}) == len(rows(out)) == 12
+
+
+async def test_a_duplicate_of_an_earlier_run_is_left_out(tmp_path: Path):
+    arena, out = Arena(SUMS, GOLD, FakeBackend()), tmp_path / "f.jsonl"
+    tasks = len(SUMS.tasks(Split.HELD_OUT))
+    first = ProcessConfig(groups=tasks, group_size=2, split=Split.HELD_OUT, unique=True)
+    await generate(arena, first, out)
+    report = await generate(arena, first.model_copy(update={"groups": 2 * tasks}), out)
+    assert (report.rows, report.left_out) == (tasks, {"duplicate": 3 * tasks})
