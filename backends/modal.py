@@ -11,8 +11,8 @@ from contextlib import suppress
 import modal
 from pydantic import Field
 
-from backends.agent_sandbox import AgentSandbox, Hooks
-from backends.base import Capabilities, CapabilityError, Feature, Limit, Network, SandboxSpec, Tier
+from backends.agent_sandbox import END_SECONDS, AgentSandbox, Hooks
+from backends.base import Capabilities, CapabilityError, Feature, ImageError, Limit, Network, SandboxLost, SandboxSpec, Tier
 from backends.channel import Channel
 from backends.modal_stream import ModalProgram, agent_argv, explained
 from backends.owner import CREATED_LABEL, LABEL, is_gone, this_owner
@@ -48,6 +48,7 @@ class ModalBackend:
         self._starting = asyncio.Semaphore(self.config.max_starting)
         self._next_at = 0.0
         self._sandboxes = Sandboxes()
+        self._alone = False
 
     async def probe(self) -> Capabilities:
         """See Backend.probe. Makes a sandbox and destroys it. Raises ConfigError where there is no token."""
@@ -56,8 +57,9 @@ class ModalBackend:
         return Capabilities(
             backend=self.name,
             tier=Tier.VM,
-            detail=f"app {self.config.app}: gVisor on machines of Modal; no network; limits: memory and CPU by Modal",
-            private_pids=True,
+            detail=f"app {self.config.app}: gVisor on machines of Modal; no network; limits: memory and CPU by Modal"
+            f"{'' if self._alone else '; a command can kill the agent, and so end its sandbox'}",
+            private_pids=self._alone,
             no_network=True,
             hides_host=True,
             limits=frozenset({Limit.MEMORY, Limit.CPU}),
@@ -100,8 +102,15 @@ class ModalBackend:
                 await asyncio.shield(asyncio.get_running_loop().create_task(_terminate(sandbox)))
                 raise
             program = ModalProgram(sandbox, process)
+            try:
+                self._alone = await program.is_alone()
+            except BaseException as error:
+                messages = await asyncio.shield(asyncio.get_running_loop().create_task(program.end(END_SECONDS)))
+                if isinstance(error, SandboxLost) and messages:
+                    raise ImageError(f"modal: the agent did not start: {messages}; expected an image with python3") from error
+                raise
             hooks = Hooks(self._sandboxes.forget, another=lambda: self.create(spec), set_network=_refuse_network)
-            return await shake_hands(Channel.over(program), program, hello(spec, isolated=False), hooks)
+            return await shake_hands(Channel.over(program), program, hello(spec, isolated=self._alone), hooks)
 
     async def _looked_up(self) -> modal.App:
         async with self._looking_up:

@@ -9,6 +9,7 @@ from base64 import b64encode
 from collections.abc import AsyncIterator, Iterator
 from contextlib import contextmanager, suppress
 from functools import cache
+from pathlib import Path
 from zlib import compress
 
 import modal
@@ -16,30 +17,25 @@ from modal.container_process import ContainerProcess
 
 from backends.agent_bundle import FLAGS, agent_source
 from backends.base import BackendUnavailable, CapacityExhausted, Cause, ImageError, QuotaExceeded, RateLimited, SandboxLost
+from backends.confined import MACHINES, namespace_filter
+from backends.seccomp import filter_program
 from backends.start import STDIO
 from core.errors import ConfigError
 
 CHUNK_BYTES = 1 << 20
 MESSAGE_BYTES = 2000
 ASK_SECONDS = 10.0
-USER = 1000
-FIRST_STEPS = f"""
-import ctypes, os
-os.makedirs("/workspace", exist_ok=True)
-if os.geteuid() == 0:  # or commands could read the agent's memory and answer in its place
-    os.chown("/workspace", {USER}, {USER})
-    os.setgroups([])
-    os.setgid({USER})
-    os.setuid({USER})
-if ctypes.CDLL(None).prctl(38, 1, 0, 0, 0):  # PR_SET_NO_NEW_PRIVS
-    raise SystemExit("cannot set no_new_privs")
-"""
+STARTS = ("container_start.py", "modal_start.py")
 
 
 @cache
 def agent_argv() -> tuple[str, ...]:
     """The agent as one command line of a container that has python3; 64 KiB are allowed for it."""
-    text = b64encode(compress(FIRST_STEPS.encode() + agent_source(), 9)).decode()
+    filters = {
+        machine: [found for found in (filter_program(machine), namespace_filter(machine)) if found] for machine in MACHINES
+    }
+    sources = [Path(__file__).with_name(name).read_bytes() for name in STARTS]
+    text = b64encode(compress(b"\n".join([*sources, f"start({filters!r})".encode(), agent_source()]), 9)).decode()
     return ("python3", *FLAGS, "-c", f"import binascii, zlib; exec(zlib.decompress(binascii.a2b_base64('{text}')))", STDIO)
 
 
@@ -49,11 +45,21 @@ class ModalProgram:
     def __init__(self, sandbox: modal.Sandbox, process: "ContainerProcess[bytes]") -> None:
         self._sandbox, self._process = sandbox, process
         self._chunks: AsyncIterator[bytes] = aiter(process.stdout)
+        self._rest = b""
         self._messages = bytearray()
         self._listening = asyncio.get_running_loop().create_task(self._listen())
 
+    async def is_alone(self) -> bool:
+        """Whether the agent is the first process of a namespace of its own. Called once, before anything else."""
+        first = await self.receive()
+        self._rest = first[1:]
+        return first[:1] == b"1"
+
     async def receive(self) -> bytes:
         """See ByteStream.receive. Raises SandboxLost with what Modal says of the end."""
+        if self._rest:
+            rest, self._rest = self._rest, b""
+            return rest
         try:
             return await anext(self._chunks)
         except StopAsyncIteration:

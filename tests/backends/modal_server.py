@@ -75,6 +75,7 @@ class Modal(ModalClientBase, TaskCommandRouterBase):
         self.containers: dict[str, Container] = {}
         self.refusals: deque[GRPCError] = deque()
         self.broken_reads = 0
+        self.nested_namespaces = True
         self.url = ""
         self._loop = asyncio.new_event_loop()
 
@@ -227,7 +228,7 @@ class Modal(ModalClientBase, TaskCommandRouterBase):
         return container.commands[request.exec_id]  # type: ignore[attr-defined]
 
     def _start(self, argv: list[str]) -> Command:
-        process = within_walls(argv)
+        process = within_walls(argv, nested_namespaces=self.nested_namespaces)
         outputs = {
             task_command_router_pb2.TASK_EXEC_STDIO_FILE_DESCRIPTOR_STDOUT: Output(),
             task_command_router_pb2.TASK_EXEC_STDIO_FILE_DESCRIPTOR_STDERR: Output(),
@@ -268,20 +269,22 @@ class Modal(ModalClientBase, TaskCommandRouterBase):
 Modal.__abstractmethods__ = frozenset()  # what natgym does not ask for is not there
 
 
-def within_walls(argv: list[str]) -> "subprocess.Popen[bytes]":
+def within_walls(argv: list[str], *, nested_namespaces: bool) -> "subprocess.Popen[bytes]":
     """A command in a place of its own, as an ordinary user there, with a first process that is none of ours."""
     program = shutil.which("bwrap")
     if program is None:
         raise GRPCError(Status.INTERNAL, "bubblewrap is not installed")
     user = UNPRIVILEGED if os.geteuid() == 0 else None
+    spec = SandboxSpec(nested_namespaces=nested_namespaces)
     with MemoryFiles() as memory:
-        options = [word for option in walls(SandboxSpec(), {}, memory.file) for word in option if word != "--as-pid-1"]
+        options = [word for option in walls(spec, {}, memory.file) for word in option if word != "--as-pid-1"]
         return subprocess.Popen(
             [program, *options, "--", *argv],
             stdin=subprocess.PIPE,
             stdout=subprocess.PIPE,
             stderr=subprocess.PIPE,
             bufsize=0,
+            env={},
             pass_fds=memory.fds,
             user=user,
             group=user,
