@@ -1,7 +1,7 @@
 """How good a policy is on a split: n tasks, k samples each, and what the figures are worth."""
 
 import asyncio
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 
 from pydantic import Field
 
@@ -50,15 +50,23 @@ class EvaluationReport(Value):
 
 
 async def evaluate(
-    arena: Arena, config: EvaluationConfig, on_episode: Callable[[Trajectory], None] = lambda trajectory: None
+    arena: Arena,
+    config: EvaluationConfig,
+    on_episode: Callable[[Trajectory], None] = lambda trajectory: None,
+    known: Mapping[str, Trajectory] | None = None,
 ) -> tuple[EvaluationReport, tuple[Trajectory, ...]]:
-    """The report, and the trajectories in order of tasks and samples. Raises ConfigError for a split without tasks."""
+    """The report, and the trajectories in order of tasks and samples. Raises ConfigError for a split without tasks.
+
+    Episodes that are `known`, by id, are not played again, and `on_episode` does not hear of them.
+    """
     tasks = arena.environment.tasks(config.split)[: config.tasks]
     if not tasks:
         raise ConfigError(f"environment {arena.environment.name!r} has no tasks in split {config.split.value!r}")
     started, free = arena.clock.monotonic(), asyncio.Semaphore(config.concurrent)
 
     async def play(task: Task, sample: int) -> Trajectory:
+        if (before := (known or {}).get(f"eval-{task.id}-{sample}")) is not None:
+            return before
         async with free:
             trajectory = await run_episode(arena, task, f"eval-{task.id}-{sample}")
         on_episode(trajectory)

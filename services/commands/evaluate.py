@@ -3,10 +3,17 @@
 import argparse
 import json
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from core.settings import Settings
 from core.types import Trajectory
 from services.run_file import RunFile, add_run_file_arguments, run_file
+
+if TYPE_CHECKING:
+    from contextlib import AbstractContextManager
+
+    from environments.evaluation import EvaluationConfig
+    from environments.evaluation_run import EvaluationRun
 
 
 def configure(parser: argparse.ArgumentParser) -> None:
@@ -19,6 +26,8 @@ def configure(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--split", default="held_out", choices=("held_out", "train"), help="which tasks (held_out)")
     parser.add_argument("--seed", type=int, default=0, help="of the expert's mistakes (0)")
     parser.add_argument("--out", type=Path, metavar="FILE", help="write the report as JSON")
+    parser.add_argument("--run", type=Path, metavar="DIR", help="samples.jsonl, metrics.json, report.html; taken up again")
+    parser.add_argument("--baseline", type=Path, metavar="DIR", help="compare with the --run of another evaluation")
     parser.add_argument("--progress", type=Path, help=argparse.SUPPRESS)
     parser.add_argument("--parent", type=int, help=argparse.SUPPRESS)
     parser.add_argument("--json", action="store_true", help="print the report as JSON")
@@ -41,9 +50,10 @@ async def _evaluate(arguments: argparse.Namespace, file: RunFile, settings: Sett
     from core.config import validated
     from core.files import write_whole
     from environments.evaluation import EvaluationConfig, evaluate
+    from environments.evaluation_run import compare
     from services.arena import make_environment, open_arena
     from services.commands.counter import Counter
-    from services.dashboard.report import report_lines
+    from services.dashboard.report import baseline_lines, report_lines
     from services.openai_section import served_by
     from services.policies import named_policy
     from services.policy_folder import SHIPPED_POLICY
@@ -51,22 +61,47 @@ async def _evaluate(arguments: argparse.Namespace, file: RunFile, settings: Sett
     wanted = {key: getattr(arguments, key) for key in ("tasks", "samples", "concurrent", "split")}
     config = validated(EvaluationConfig, wanted, "natgym evaluate")
     make_environment(arguments.name, file, settings)  # a mistake in it is told before a model is loaded
+    answerer = arguments.policy or served_by(file) or str(SHIPPED_POLICY)
     async with (
-        named_policy(arguments.policy or served_by(file) or str(SHIPPED_POLICY), file, settings, arguments.seed) as policy,
+        named_policy(answerer, file, settings, arguments.seed) as policy,
         open_arena(arguments.name, file, settings, policy) as arena,
     ):
-        total = len(arena.environment.tasks(config.split)[: config.tasks]) * config.samples
+        tasks = {task.id: task for task in arena.environment.tasks(config.split)[: config.tasks]}
+        total = len(tasks) * config.samples
         counter = Counter("episodes", total)
+        with _opened(arguments, config, answerer) as evaluation:
 
-        def count(trajectory: Trajectory) -> None:
-            counter.add()
-            if arguments.progress:
-                with arguments.progress.open("a", encoding="utf-8") as progress:
-                    progress.write(f"{trajectory.id} of {total}\n")
+            def count(trajectory: Trajectory) -> None:
+                counter.add(sum(len(turn.completion_ids) for turn in trajectory.turns))
+                if evaluation:
+                    evaluation.add(tasks[trajectory.task_id], trajectory, config.success_reward)
+                if arguments.progress:
+                    with arguments.progress.open("a", encoding="utf-8") as progress:
+                        progress.write(f"{trajectory.id} of {total}\n")
 
-        report, _ = await evaluate(arena, config, count)
+            report, played = await evaluate(arena, config, count, evaluation.known if evaluation else None)
+            if evaluation:
+                evaluation.finish(report, tasks, played)
     counter.close()
     if arguments.out:
         write_whole(arguments.out, report.model_dump_json(indent=2) + "\n")
-    print(json.dumps(report.model_dump(mode="json")) if arguments.json else "\n".join(report_lines(report)))
+    changed = compare(config, played, arguments.baseline) if arguments.baseline else None
+    if arguments.json:
+        print(json.dumps(report.model_dump(mode="json") | ({"baseline": changed.model_dump()} if changed else {})))
+    else:
+        print("\n".join([*report_lines(report), *(baseline_lines(changed) if changed else [])]))
     return 0 if report.success.samples else 1
+
+
+def _opened(
+    arguments: argparse.Namespace, config: "EvaluationConfig", answerer: str
+) -> "AbstractContextManager[EvaluationRun | None]":
+    """The folder that was asked for; None where none was."""
+    from contextlib import nullcontext
+
+    from environments.evaluation_run import EvaluationRun
+
+    if arguments.run is None:
+        return nullcontext()
+    told = {"environment": arguments.name, "split": config.split.value, "policy": answerer, "settings": list(arguments.set)}
+    return EvaluationRun(arguments.run, told)

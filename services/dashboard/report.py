@@ -3,6 +3,7 @@
 from collections.abc import Iterator
 
 from environments.evaluation import EvaluationReport
+from environments.evaluation_run import Comparison
 from environments.intervals import Interval
 
 
@@ -20,6 +21,12 @@ def report_lines(report: EvaluationReport) -> Iterator[str]:
     for name, interval in report.metrics.items():
         if name not in ("turns", "success", "success_rate"):
             yield f"  {name:<20} {number(interval)}"
+
+
+def baseline_lines(changed: Comparison) -> Iterator[str]:
+    """What changed since another run, task by task."""
+    differences = f"success {share(changed.success)}   reward {number(changed.reward)}"
+    yield f"  {'against baseline':<20} {differences}   {changed.tasks} tasks"
 
 
 def share(interval: Interval) -> str:
