@@ -6,6 +6,7 @@ from pydantic import Field
 
 from services.policy_folder import SHIPPED_POLICY
 from trainer.config import TrainerConfig
+from trainer.inference.external import ExternalConfig
 from trainer.inference.local_engine import LocalEngineConfig
 
 
@@ -22,3 +23,4 @@ class TrainerServerConfig(TrainerConfig):
     group_size: int = Field(default=8, ge=2)
     lease_seconds: float = Field(default=900.0, gt=0, le=86_400, description="a step that takes longer is done twice")
     inference: LocalEngineConfig = LocalEngineConfig()
+    external: ExternalConfig | None = Field(default=None, description="SGLang servers that sample instead of this process")

@@ -29,6 +29,8 @@ from tool_call_parsers.rendering import Renderer
 from trainer.checkpoints import CheckpointStore
 from trainer.config import make_checkpoints, make_learner
 from trainer.engines.base import MODEL_FOLDER
+from trainer.inference.base import InferenceEngine
+from trainer.inference.external import ExternalEngine
 from trainer.inference.local_engine import LocalEngine
 from trainer.inference.openai_server import create_app
 from trainer.loop import TrainLoop
@@ -49,8 +51,7 @@ class Trainer:
         self._metrics = MetricsFile(config.out / "metrics.jsonl", self._loop.progress.step)
         renderer = Renderer.from_directory(config.model)
         newest = _newest_model(checkpoints, config.model)
-        version = self._loop.progress.policy_version
-        self._engine = LocalEngine.load(newest, config.inference, decode=renderer.decode, version=version)
+        self._engine = _make_engine(config, newest, renderer, self._loop.progress.policy_version)
         parser = PARSERS.load(config.parser)()
         app = create_app(self._engine, renderer, parser, model_id=config.model_id, model_path=str(config.model.resolve()))
         self.app = BearerAuth(app, token)
@@ -117,6 +118,14 @@ def run_id(out: Path) -> str:
     if not file.exists():
         write_whole(file, f"{out.resolve().name}-{uuid4().hex[:8]}\n")
     return file.read_text(encoding="utf-8").strip()
+
+
+def _make_engine(config: TrainerServerConfig, newest: Path, renderer: Renderer, version: int) -> InferenceEngine:
+    """Who samples for this run, with its newest weights."""
+    if config.external is None:
+        return LocalEngine.load(newest, config.inference, decode=renderer.decode, version=version)
+    # what these servers hold is unknown until the loop publishes: counted as the oldest version, never as the newest
+    return ExternalEngine(config.external, config.model, version=0)
 
 
 def _newest_model(checkpoints: CheckpointStore, start: Path) -> Path:

@@ -1,5 +1,6 @@
 """The trainer as a process: it serves before there is anything to learn from, and never writes over a run."""
 
+import asyncio
 import os
 import signal
 import subprocess
@@ -8,8 +9,11 @@ from pathlib import Path
 import httpx
 
 from core.settings import child_environ
-from services.trainer_server.server import run_id
+from services.bind import claim_socket, make_server, url_of
+from services.trainer_server.config import TrainerServerConfig
+from services.trainer_server.server import Trainer, run_id
 from tests.services.small_policy import NATGYM, ROOT, natgym
+from trainer.inference.external import ExternalConfig
 
 
 def test_it_serves_the_policy_while_there_is_no_rollout_api(random_policy: Path, tmp_path: Path):
@@ -48,3 +52,17 @@ def test_a_folder_that_holds_a_run_is_not_written_over(random_policy: Path, tmp_
 def test_a_run_has_the_same_id_whenever_it_is_resumed(tmp_path: Path):
     assert run_id(tmp_path / "a") == run_id(tmp_path / "a")
     assert run_id(tmp_path / "a") != run_id(tmp_path / "b")
+
+
+async def test_a_run_may_be_sampled_by_servers_elsewhere(random_policy: Path, tmp_path: Path):
+    elsewhere = ExternalConfig(urls=("http://127.0.0.1:9",), weights=tmp_path / "weights")
+    config = TrainerServerConfig(model=random_policy, out=tmp_path / "run", api_url="http://127.0.0.1:9", external=elsewhere)
+    trainer, sock = Trainer(config, None, None), claim_socket("127.0.0.1", 0)
+    server = make_server(trainer.app)
+    serving = asyncio.create_task(trainer.serve(server, sock))
+    async with httpx.AsyncClient(base_url=url_of(sock), trust_env=False, timeout=60) as http:
+        refused = await http.post("/generate", json={"input_ids": [1, 2, 3]})
+    server.should_exit = True
+    await serving
+    assert refused.status_code == 500
+    assert "no server answers: http://127.0.0.1:9" in refused.json()["error"]["message"]
