@@ -109,7 +109,11 @@ class ModalBackend:
                 if isinstance(error, SandboxLost) and messages:
                     raise ImageError(f"modal: the agent did not start: {messages}; expected an image with python3") from error
                 raise
-            hooks = Hooks(self._sandboxes.forget, another=lambda: self.create(spec), set_network=_refuse_network)
+            hooks = Hooks(
+                self._sandboxes.forget,
+                another=lambda: self.create(spec),
+                set_network=lambda network: _refuse_change(spec.network, network),
+            )
             return await shake_hands(Channel.over(program), program, hello(spec, isolated=self._alone), hooks)
 
     async def _looked_up(self) -> modal.App:
@@ -150,8 +154,9 @@ class ModalBackend:
             )
 
 
-async def _refuse_network(network: Network) -> None:
-    raise CapabilityError("Modal does not change the network of a sandbox that runs; say what it may reach in its spec")
+async def _refuse_change(given: Network, wanted: Network) -> None:
+    if wanted is not given:
+        raise CapabilityError("Modal does not change the network of a sandbox that runs; say what it may reach in its spec")
 
 
 async def _undo(creating: "asyncio.Task[modal.Sandbox]") -> None:

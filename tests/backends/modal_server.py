@@ -10,7 +10,6 @@ to it beforehand (`refuse_creations`) or done to a sandbox that runs (`finish`, 
 import asyncio
 import os
 import shutil
-import signal
 import socket
 import subprocess
 import threading
@@ -19,6 +18,7 @@ from base64 import urlsafe_b64encode
 from collections import deque
 from dataclasses import dataclass, field
 from functools import cache
+from typing import IO
 from uuid import uuid4
 
 from grpclib import GRPCError, Status
@@ -53,6 +53,7 @@ class Command:
     process: "subprocess.Popen[bytes]"
     outputs: dict[int, Output]
     changed: asyncio.Condition
+    collectors: list[threading.Thread] = field(default_factory=list)
     written: int = 0
 
 
@@ -236,14 +237,16 @@ class Modal(ModalClientBase, TaskCommandRouterBase):
         command = Command(process, outputs, asyncio.Condition())
         for pipe, output in zip((process.stdout, process.stderr), outputs.values(), strict=True):
             assert pipe is not None
-            threading.Thread(target=self._collect, args=(pipe.fileno(), command, output), daemon=True).start()
+            collector = threading.Thread(target=self._collect, args=(pipe, command, output), daemon=True)
+            command.collectors.append(collector)
+            collector.start()
         return command
 
-    def _collect(self, pipe: int, command: Command, output: Output) -> None:
-        while data := os.read(pipe, READ_BYTES):
+    def _collect(self, pipe: IO[bytes], command: Command, output: Output) -> None:
+        while data := os.read(pipe.fileno(), READ_BYTES):
             asyncio.run_coroutine_threadsafe(self._add(command, output, data), self._loop).result()
         asyncio.run_coroutine_threadsafe(self._add(command, output, b""), self._loop).result()
-        command.process.wait()
+        pipe.close()
 
     async def _add(self, command: Command, output: Output, data: bytes) -> None:
         async with command.changed:
@@ -262,7 +265,7 @@ class Modal(ModalClientBase, TaskCommandRouterBase):
             return
         container.status = status
         for command in container.commands.values():
-            command.process.send_signal(signal.SIGKILL)
+            await asyncio.to_thread(_end, command)
         container.finished.set()
 
 
@@ -303,6 +306,15 @@ def modal_server() -> Modal:
         time.sleep(0.01)
     os.environ.update(MODAL_SERVER_URL=server.url, MODAL_TOKEN_ID="ak-test", MODAL_TOKEN_SECRET="as-test")
     return server
+
+
+def _end(command: Command) -> None:
+    command.process.kill()
+    command.process.wait()
+    for collector in command.collectors:
+        collector.join()
+    if command.process.stdin is not None:
+        command.process.stdin.close()
 
 
 def _write(pipe: object, data: bytes) -> None:

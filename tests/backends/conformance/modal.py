@@ -18,9 +18,9 @@ async def runtime() -> AsyncIterator[Backend]:
 
     class OnStandIn(ModalBackend):
         async def probe(self) -> Capabilities:
-            """What Modal promises, less what the server here does not keep: it bounds nobody's memory."""
+            """What Modal promises, less what the server here does not keep: it bounds neither memory nor CPU."""
             promised = await super().probe()
-            return promised.model_copy(update={"limits": promised.limits - {Limit.MEMORY}})
+            return promised.model_copy(update={"limits": promised.limits - {Limit.MEMORY, Limit.CPU}})
 
     modal_server()
     backend = OnStandIn(ModalConfig(creates_per_second=100))
