@@ -23,9 +23,9 @@ from services.environment_server.server import EnvironmentServer
 from services.sdk.atropos_client import AtroposClient
 from services.sdk.scored_data import NoTokens, scored_data
 from tests.fakes import FakeBackend, FakePolicy, Sums, call
+from tests.services.rollout_api.atropos_client import REGISTRATION
 from tests.services.rollout_api.harness import group, serving
 from tests.services.rollout_api.stock_atropos import PYTHON, needs_atropos, running
-from tests.services.rollout_api.test_atropos import REGISTRATION
 
 LINES = [call("write", text="1"), call("finish")]
 SIZE = 2
