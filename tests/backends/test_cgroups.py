@@ -8,7 +8,6 @@ from pathlib import Path
 import pytest
 
 from backends import cgroups
-from backends.agent_sandbox import AgentSandbox
 from backends.base import SandboxSpec
 from backends.cgroups import PREFIX, Hierarchies
 from backends.local import LocalBackend
@@ -36,12 +35,14 @@ async def test_the_groups_go_with_their_sandbox(places: list[Path], local: Local
     assert groups(places) == before
 
 
-async def test_every_command_is_in_them(places: list[Path], walled: AgentSandbox):
-    program = await walled.spawn(["sh", "-c", "echo up; sleep 4400; :"])
-    await program.receive()
-    (name,) = groups(places)
+async def test_every_command_is_in_them(places: list[Path], local: LocalBackend):
+    before = groups(places)
+    sandbox = await local.create(SandboxSpec())
+    await sandbox.spawn(["sh", "-c", "sleep 4400; :"])
+    (name,) = groups(places) - before
     for place in places:
-        assert len((place / name / "cgroup.procs").read_text().split()) >= 4  # agent, nanny, sh, sleep
+        while len((place / name / "cgroup.procs").read_text().split()) < 4:  # agent, nanny, sh, sleep
+            await sandbox.alive()
 
 
 async def test_a_command_that_ran_out_of_memory_says_so(places: list[Path], local: LocalBackend):

@@ -4,6 +4,7 @@ import os
 
 import pytest
 
+from backends.base import Capabilities
 from core.errors import MissingRuntime
 from tests.backends.conformance import basics, control, files, isolation, kill, lifecycle, limits
 from tests.backends.conformance.cases import Case, Place, pid_namespace
@@ -12,6 +13,8 @@ from tests.backends.processes import processes_with
 
 GROUPS = (basics, kill, limits, isolation, control, files, lifecycle)
 CASES = {case.name: case for group in GROUPS for case in group.case.all}
+PROBED: dict[str, Capabilities] = {}
+"""Of each backend, found once: a probe makes a sandbox, as many cases do."""
 
 
 async def proven_private(place: Place) -> bool:
@@ -28,7 +31,7 @@ async def proven_private(place: Place) -> bool:
 async def run_case(case: Case, name: str) -> None:
     """Run one case on the backend of that name; skips where it cannot be asked for."""
     async with runtime(name)() as backend:
-        capabilities = await backend.probe()
+        capabilities = PROBED.get(name) or PROBED.setdefault(name, await backend.probe())
         if lacking := case.lacking(capabilities):
             pytest.skip(lacking)
         place = Place(backend, capabilities, await backend.create(case.spec))
