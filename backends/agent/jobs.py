@@ -81,8 +81,11 @@ class Job(Running):
             self.on_exit()
 
     def ended(self) -> None:
-        """The command is over and its processes are gone."""
-        raise NotImplementedError
+        """The command is over and its processes are gone: nobody is told, unless a kind of job says whom."""
+
+    def on_deadline(self) -> None:
+        """Its time is over."""
+        self.kill()
 
     def feed(self, data: bytes, request: int | None = None) -> None:
         """Write to standard input as the pipe takes it, then answer `request`; without one, close the pipe."""

@@ -35,7 +35,7 @@ class Running:
     deadline: float | None = None
 
     def on_deadline(self) -> None:
-        raise NotImplementedError
+        """Its time is over; asked of what has a deadline."""
 
 
 class Loop:

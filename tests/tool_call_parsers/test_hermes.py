@@ -1,7 +1,6 @@
 """What a hermes-format model wrote, against the corpus, against cases of other projects, and against hostile texts."""
 
 import json
-import sys
 from pathlib import Path
 
 import pytest
@@ -9,6 +8,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from core.types import JsonObject, ToolSpec
+from tests.tool_call_parsers.corpora import steps
 from tool_call_parsers.base import PARSERS, CallStatus
 from tool_call_parsers.hermes import HermesParser
 
@@ -114,27 +114,11 @@ def test_a_hostile_text_is_no_call(text: str):
     assert PARSER.parse(text, TOOLS).calls == ()
 
 
-def steps(text: str) -> int:
-    """Calls of Python functions while parsing: a measure of work that does not depend on the machine."""
-    counted = 0
-
-    def count(_frame: object, event: str, _argument: object) -> None:
-        nonlocal counted
-        counted += event in ("call", "c_call")
-
-    sys.setprofile(count)
-    try:
-        PARSER.parse(text)
-    finally:
-        sys.setprofile(None)
-    return counted
-
-
 @pytest.mark.parametrize(
     "piece", ['<tool_call>{"a": ["', '"<tool_call>{", ": [", ", "', '<tool_call>{"name":"f","arguments":{}} x']
 )
 def test_work_grows_with_the_length_of_a_hostile_text(piece: str):
-    assert steps(piece * 4000) < 2.5 * steps(piece * 2000)
+    assert steps(PARSER, piece * 4000, []) < 2.5 * steps(PARSER, piece * 2000, [])
 
 
 def test_after_too_much_broken_json_blocks_are_refused_unread():

@@ -3,9 +3,10 @@
 import asyncio
 import os
 import signal
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from contextlib import suppress
 from pathlib import Path
+from typing import Any
 
 from backends.agent_sandbox import AgentSandbox
 from backends.base import ExecResult, SandboxSpec
@@ -15,16 +16,7 @@ from backends.unsafe_local import UnsafeLocalBackend
 class KillsTheGroupOnly(AgentSandbox):
     """At a timeout it kills the process group of the command, as most simple runners do."""
 
-    async def exec(
-        self,
-        argv: Sequence[str],
-        *,
-        timeout_seconds: float,
-        stdin: bytes = b"",
-        cwd: str = "/workspace",
-        env: Mapping[str, str] | None = None,
-        max_output: int = 1 << 20,
-    ) -> ExecResult:
+    async def exec(self, argv: Sequence[str], *, timeout_seconds: float, **asked: Any) -> ExecResult:
         output = asyncio.subprocess.DEVNULL
         process = await asyncio.create_subprocess_exec(*argv, stdout=output, stderr=output, start_new_session=True)
         try:
@@ -41,18 +33,8 @@ class KillsTheGroupOnly(AgentSandbox):
 class ReadsWithoutBound(AgentSandbox):
     """It returns whatever a command prints."""
 
-    async def exec(
-        self,
-        argv: Sequence[str],
-        *,
-        timeout_seconds: float,
-        stdin: bytes = b"",
-        cwd: str = "/workspace",
-        env: Mapping[str, str] | None = None,
-        max_output: int = 1 << 20,
-    ) -> ExecResult:
-        everything = 1 << 25
-        return await super().exec(argv, timeout_seconds=timeout_seconds, stdin=stdin, cwd=cwd, env=env, max_output=everything)
+    async def exec(self, argv: Sequence[str], **asked: Any) -> ExecResult:
+        return await super().exec(argv, **{**asked, "max_output": 1 << 25})
 
 
 class FollowsLinks(AgentSandbox):
