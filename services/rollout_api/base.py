@@ -31,6 +31,7 @@ from services.rollout_api.messages import (
 )
 
 NATIVE = "v1"
+FORGET_SECONDS = 120.0  # an environment server that said nothing for so long has died with what it was making
 
 
 @dataclass(frozen=True)
@@ -151,6 +152,13 @@ class Event(NamedTuple):
     facts: dict[str, str | int | float | None]
 
 
+class Told(NamedTuple):
+    """The last turn that is known now, and what other processes told since the one that was known before, oldest first."""
+
+    turn: int
+    others: tuple[Event, ...]
+
+
 class Listener(Protocol):
     """Who hears of commits, on the event loop, before the callers of that commit go on."""
 
@@ -192,8 +200,12 @@ class Store(Protocol):
         """Raises StorageFull where there is too little space for more groups."""
         ...
 
-    async def tell(self, event: Event) -> None:
-        """Let the other processes hear of something that is not kept."""
+    async def tell(self, event: Event, seen: int | None) -> Told:
+        """Let the other processes know what a server makes; its facts say `for`, `environment` and `worker`.
+
+        Where `seen` is a turn and others told something after it, nothing is told: the caller has to decide anew.
+        The snapshot is as new as what is returned, at least.
+        """
         ...
 
     async def register_environment(self, name: str, spec: EnvironmentSpec) -> None:

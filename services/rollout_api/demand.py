@@ -5,10 +5,8 @@ from dataclasses import dataclass
 from math import ceil
 from typing import NamedTuple
 
-from services.rollout_api.base import Snapshot
+from services.rollout_api.base import FORGET_SECONDS, Snapshot
 from services.rollout_api.messages import EnvironmentSpec, GroupCounts, Run, RunStatus
-
-FORGET_SECONDS = 120.0  # a server that said nothing for so long has died with what it was making
 
 
 class Server(NamedTuple):

@@ -45,6 +45,7 @@ class GroupQueue:
         self._queue_bell, self._demand_bell = asyncio.Event(), asyncio.Event()
         self._waiting: dict[Server, int] = {}
         self._closing = False
+        self._turn = 0  # what other processes told up to here is known
 
     async def __aenter__(self) -> Self:
         self._store.listener = self
@@ -98,12 +99,13 @@ class GroupQueue:
             server = Server(
                 str(event.facts.get("for", "")), str(event.facts.get("environment", "")), str(event.facts.get("worker", ""))
             )
-            if event.kind == "worker":
+            if event.kind == "worker" and int(event.facts["turn"] or 0) > self._turn:
                 handed_over = event.facts.get("handed_over")
                 told = None if handed_over is None else int(handed_over)
                 self._roster.report(server, int(event.facts["running"] or 0), self._clock.monotonic(), told)
             elif event.kind == "group":
                 self._roster.delivered(server)
+        self._ring_demand_if_free()
 
     def stop_waiting(self) -> None:
         """End all long polls and streams now, for a shutdown."""
@@ -213,16 +215,11 @@ class GroupQueue:
         deadline = self._clock.monotonic() + query.wait_seconds
         self._waiting[server] = self._waiting.get(server, 0) + 1
         try:
-            groups = await self._groups_for(server, query, asked, deadline)
+            groups = await self._grant(server, query, asked, deadline)
         finally:
             self._waiting[server] -= 1
             if not self._waiting[server]:
                 del self._waiting[server]
-        if self._store.shared:
-            facts = {"for": query.run, "environment": name, "worker": query.worker, "running": query.running + groups}
-            if query.handed_over is not None:
-                facts["handed_over"] = query.handed_over
-            await self._store.tell(Event("worker", query.run, facts))
         run = self._run(query.run)
         return Demand(
             groups=groups,
@@ -296,6 +293,19 @@ class GroupQueue:
             listed = ", ".join(known)[:300] or "none"
             raise NotKnown(f"no environment {name[:80]!r}{did_you_mean(name, known)}; registered: {listed}")
 
+    async def _grant(self, server: Server, query: DemandQuery, asked: int, deadline: float) -> int:
+        """The answer to a server, which no other process gave to another one at the same time."""
+        while True:
+            groups = await self._groups_for(server, query, asked, deadline)
+            if not self._store.shared:
+                return groups
+            told = await self._store.tell(_said(query, groups), self._turn if groups else None)
+            self.heard(told.others)
+            self._turn = max(self._turn, told.turn)
+            if not groups or not told.others:
+                return groups
+            self._roster.started(server, -groups, self._clock.monotonic())
+
     async def _groups_for(self, server: Server, query: DemandQuery, asked: int, deadline: float) -> int:
         while True:
             changed = self._demand_bell
@@ -344,3 +354,19 @@ class GroupQueue:
     def _ring_demand(self) -> None:
         bell, self._demand_bell = self._demand_bell, asyncio.Event()
         bell.set()
+
+
+def _said(query: DemandQuery, groups: int) -> Event:
+    """What a server makes, with what it is given now, for the other processes."""
+    running = query.running + groups
+    return Event(
+        "worker",
+        query.run,
+        {
+            "for": query.run,
+            "environment": query.environment,
+            "worker": query.worker,
+            "running": running,
+            "handed_over": query.handed_over,
+        },
+    )

@@ -1,15 +1,17 @@
 """The queue on a disk: every change through one writer, every read beside it."""
 
 import asyncio
+import time
 from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from functools import partial
 from typing import Self, TypeVar
+from uuid import uuid4
 
 from core.logs import get_logger
 from core.types import Update
-from services.rollout_api import ledger, ledger_runs
-from services.rollout_api.base import Choose, Event, Lease, Limits, Listener, OpenLease, Parcel, Sealed, Snapshot
+from services.rollout_api import ledger, ledger_runs, ledger_servers
+from services.rollout_api.base import Choose, Event, Lease, Limits, Listener, OpenLease, Parcel, Sealed, Snapshot, Told
 from services.rollout_api.compression import seal
 from services.rollout_api.database import Connector, Database
 from services.rollout_api.messages import EnvironmentSpec, GroupFacts, GroupFilter, Run, RunChange, RunSpec, TakeBatch
@@ -45,6 +47,7 @@ class LedgerStore:
             raise
         self.snapshot = read_snapshot(self._db)
         self.listener: Listener = Nobody()
+        self._process = uuid4().hex
 
     async def __aenter__(self) -> Self:
         self._loop = asyncio.get_running_loop()
@@ -52,6 +55,7 @@ class LedgerStore:
         self._reader_db = self._connector.connect_reader()
         self._reader = ThreadPoolExecutor(1, thread_name_prefix="rollout-reader")
         self._refreshing: asyncio.Task[None] | None = None
+        self._heard: list[Event] = []
         self._stale = False
         self._end_watch = self._connector.watch(self._changed_elsewhere)
         return self
@@ -86,10 +90,13 @@ class LedgerStore:
         """See Store."""
         self._connector.check_space()
 
-    async def tell(self, event: Event) -> None:
+    async def tell(self, event: Event, seen: int | None) -> Told:
         """See Store."""
-        if self.shared:
-            await self._writer.run(partial(_tell, event=event))
+        teller = ledger_servers.Teller(self._process, time.time())
+        told = await self._read(partial(ledger_servers.tell, teller=teller, event=event, seen=seen))
+        if told.others:
+            await self._writer.run(_read_again)
+        return told
 
     async def register_environment(self, name: str, spec: EnvironmentSpec) -> None:
         """See Store."""
@@ -163,18 +170,22 @@ class LedgerStore:
         self._loop.call_soon_threadsafe(self._hear, events)
 
     def _hear(self, events: Sequence[Event]) -> None:
-        self.listener.heard(events)
+        self._heard.extend(events)
         self._stale = True
         if self._refreshing is None or self._refreshing.done():
             self._refreshing = asyncio.create_task(self._refresh())
 
     async def _refresh(self) -> None:
+        # what others did is heard when it is in the snapshot: a group that is no longer being made is queued then
         while self._stale:
-            self._stale = False
+            heard, self._heard, self._stale = self._heard, [], False
             try:
                 await self._writer.run(_read_again)
             except Refusal as error:  # told to every caller already; the next change tries again
                 log.warning("not_refreshed", error=str(error))
+                self._heard = heard + self._heard
+                return
+            self.listener.heard(heard)
 
 
 class _Post:
@@ -194,7 +205,3 @@ class _Post:
 
 def _read_again(t: Transaction) -> None:
     t.rewritten = True
-
-
-def _tell(t: Transaction, event: Event) -> None:
-    t.events.append(event)

@@ -2,7 +2,7 @@
 
 from typing import NamedTuple
 
-VERSION = 3
+VERSION = 4
 
 
 class ColumnTypes(NamedTuple):
@@ -40,6 +40,12 @@ CREATE TABLE counts (
     PRIMARY KEY (run, environment, state)
 );
 CREATE TABLE notes (key TEXT PRIMARY KEY, value {blob} NOT NULL);
+CREATE TABLE servers (
+    name TEXT PRIMARY KEY, process TEXT NOT NULL, turn BIGINT NOT NULL, told_at {real} NOT NULL, facts TEXT NOT NULL
+);
+CREATE INDEX servers_by_turn ON servers (turn);
+CREATE TABLE turns (turn BIGINT NOT NULL);
+INSERT INTO turns VALUES (0);
 """
 
 

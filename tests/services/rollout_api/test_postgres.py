@@ -30,7 +30,7 @@ def database(server: PostgresProcess) -> str:
 
 
 @asynccontextmanager
-async def two(database: str) -> AsyncIterator[tuple[RolloutClient, RolloutClient]]:
+async def two(database: str, batch: int = 2) -> AsyncIterator[tuple[RolloutClient, RolloutClient]]:
     """Clients of two rollout APIs over one database, in which a run is open."""
     async with (
         serving(database) as one,
@@ -39,7 +39,7 @@ async def two(database: str) -> AsyncIterator[tuple[RolloutClient, RolloutClient
         RolloutClient(other) as second,
     ):
         await first.register_environment("sums")
-        await first.open_run(run_spec())
+        await first.open_run(run_spec(batch=batch))
         while (await second.status()).run is None:
             await asyncio.sleep(0.01)
         yield first, second
@@ -109,13 +109,21 @@ async def test_a_trainer_wakes_when_another_process_accepts_a_group(database: st
     assert ids(taken.groups) == ["a"]
 
 
-async def test_what_one_process_was_asked_for_the_other_does_not_ask_for_again(database: str):
-    async with two(database) as (one, other):
-        assert (await one.demand("sums", 0, worker="a")).groups == 2
-        async with asyncio.timeout(30):
-            # the news travels: a server that asks with what it was given already is told no more
-            while (granted := (await other.demand("sums", 0, worker="b")).groups) != 0:
-                await other.demand("sums", granted, worker="b")
+async def test_two_processes_never_ask_for_more_than_the_run_can_use(database: str):
+    async with two(database, batch=10) as clients:
+        answers = await asyncio.gather(
+            *(clients[number % 2].demand("sums", 0, worker=f"w{number}", most=1) for number in range(40))
+        )
+    assert sum(answer.groups for answer in answers) == 10
+
+
+async def test_a_process_that_starts_knows_what_servers_were_asked_for(database: str):
+    async with serving(database) as url, RolloutClient(url) as client:
+        await client.register_environment("sums")
+        await client.open_run(run_spec())
+        assert (await client.demand("sums", 0, worker="a")).groups == 2
+        async with serving(database) as other, RolloutClient(other) as second:
+            assert (await second.demand("sums", 0, worker="b")).groups == 0
 
 
 async def test_an_event_is_heard_by_followers_of_the_other_process(database: str):
