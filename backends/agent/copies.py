@@ -1,4 +1,4 @@
-"""The files of a sandbox as a whole: kept in memory that no command can reach, removed, and put back.
+"""The files of a sandbox as a whole, kept in memory that no command can reach; trees.py puts them back.
 
 An archive is a row of frames as in frames.py, one for each directory, link and regular file, directories before what is
 in them: {"root": number of the writable directory, "path", "mode", and "link" or "mtime"}, and the bytes of a file.
@@ -19,7 +19,19 @@ MAX_ARCHIVE_BYTES = 1 << 29
 MAX_ENTRIES = 100_000
 MAX_DEPTH = 256
 READ_FLAGS = os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC
-WRITE_FLAGS = os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW | os.O_CLOEXEC
+
+
+class Entry:
+    """What an archive says of one name, and where the bytes of a file are in it."""
+
+    __slots__ = ("is_directory", "link", "mode", "mtime", "offset", "size")
+
+    def __init__(self, header: dict, offset: int, size: int) -> None:
+        self.mode: int = header["mode"]
+        self.link: str | None = header.get("link")
+        self.mtime: int = header.get("mtime", 0)
+        self.is_directory = self.link is None and "mtime" not in header
+        self.offset, self.size = offset, size
 
 
 class Archive:
@@ -29,6 +41,7 @@ class Archive:
         self.fd = os.memfd_create("archive")
         self.size = 0
         self._entries = 0
+        self._directories: dict[tuple[int, str], dict[str, Entry]] | None = None
 
     def append(self, data: bytes) -> None:
         """Take a part of an archive made elsewhere. Raises Refused over the limit."""
@@ -49,7 +62,12 @@ class Archive:
             queue: list[list[str]] = [[]]
             while queue:
                 parts = queue.pop()
-                directory = open_directory(root, parts)
+                try:
+                    directory = open_directory(root, parts)
+                except PermissionError as error:
+                    raise Refused("limit", f"{'/'.join(parts) or root} cannot be read; no snapshot") from error
+                except OSError:
+                    continue  # removed or replaced in the meantime
                 try:
                     for name in os.listdir(directory):
                         if self._keep_entry(directory, name, {"root": number, "path": "/".join([*parts, name])}):
@@ -59,31 +77,32 @@ class Archive:
                 if len(parts) > MAX_DEPTH:
                     raise Refused("limit", f"more than {MAX_DEPTH} directories within each other; no snapshot")
 
-    def put_back(self, roots: list[str]) -> None:
-        """Write everything into the directories, which are empty."""
-        modes: list[tuple[str, list[str], int]] = []
+    def directories(self, roots: int) -> dict[tuple[int, str], dict[str, Entry]]:
+        """What each directory holds: (number of its root, its path) -> name -> entry. Parents come before their children."""
+        if self._directories is None:
+            self._directories = self._read(roots)
+        return self._directories
+
+    def copy(self, entry: Entry, fd: int) -> None:
+        """Write the bytes of an entry to the start of a file."""
+        offset, end = entry.offset, entry.offset + entry.size
+        while offset < end:
+            offset += os.sendfile(fd, self.fd, offset, end - offset)
+
+    def _read(self, roots: int) -> dict[tuple[int, str], dict[str, Entry]]:
+        found: dict[tuple[int, str], dict[str, Entry]] = {(number, ""): {} for number in range(roots)}
         offset = 0
         while offset < self.size:
             header_bytes, body_bytes = LENGTHS.unpack(self.part(offset, LENGTHS.size))
             header = decode(os.fsdecode(self.part(offset + LENGTHS.size, header_bytes)))
             offset += LENGTHS.size + header_bytes
-            root, parts = roots[header["root"]], header["path"].split("/")
-            directory = open_directory(root, parts[:-1])
-            try:
-                if "link" in header:
-                    os.symlink(header["link"], parts[-1], dir_fd=directory)
-                elif "mtime" in header:
-                    self._put_file(directory, parts[-1], header, (offset, body_bytes))
-                else:
-                    os.mkdir(parts[-1], 0o700, dir_fd=directory)
-                    modes.append((root, parts, header["mode"]))
-            finally:
-                os.close(directory)
+            entry = Entry(header, offset, body_bytes)
+            parent, _, name = header["path"].rpartition("/")
+            found[header["root"], parent][name] = entry
+            if entry.is_directory:
+                found[header["root"], header["path"]] = {}
             offset += body_bytes
-        for root, parts, mode in reversed(modes):  # at the end, because a directory may be closed to its owner
-            directory = open_directory(root, parts)
-            os.fchmod(directory, mode)
-            os.close(directory)
+        return found
 
     def _keep_entry(self, directory: int, name: str, header: dict[str, object]) -> bool:
         """Whether it is a directory to look into."""
@@ -117,17 +136,6 @@ class Archive:
         finally:
             os.close(fd)
 
-    def _put_file(self, directory: int, name: str, header: dict, place: tuple[int, int]) -> None:
-        offset, left = place
-        fd = os.open(name, WRITE_FLAGS, header["mode"], dir_fd=directory)
-        try:
-            while left > 0:
-                copied = os.sendfile(fd, self.fd, offset, left)
-                offset, left = offset + copied, left - copied
-            os.utime(fd, ns=(header["mtime"], header["mtime"]))
-        finally:
-            os.close(fd)
-
     def _head(self, header: dict[str, object], body_bytes: int) -> None:
         frame = pack(header, body_bytes)
         self._entries += 1
@@ -139,35 +147,3 @@ class Archive:
     def _make_room(self, size: int) -> None:
         if self.size + size > MAX_ARCHIVE_BYTES:
             raise Refused("limit", f"more than {MAX_ARCHIVE_BYTES} bytes of files; no snapshot")
-
-
-def empty(roots: list[str]) -> None:
-    """Remove everything in these directories, however deep: each directory in them is moved up before it is emptied."""
-    for root in roots:
-        top = open_directory(root, [])
-        try:
-            waiting = _clear(top, top)
-            while waiting:
-                name = waiting.pop()
-                directory = open_directory(root, [name])
-                try:
-                    waiting += _clear(directory, top)
-                finally:
-                    os.close(directory)
-                os.rmdir(name, dir_fd=top)
-        finally:
-            os.close(top)
-
-
-def _clear(directory: int, top: int) -> list[str]:
-    """Remove the files of a directory and move its directories to `top`; returns their names there."""
-    moved = []
-    for name in os.listdir(directory):
-        try:
-            os.unlink(name, dir_fd=directory)
-        except IsADirectoryError:
-            place = f".natgym-{os.urandom(8).hex()}"
-            os.chmod(name, 0o700, dir_fd=directory)  # a closed directory can be neither moved nor emptied
-            os.rename(name, place, src_dir_fd=directory, dst_dir_fd=top)
-            moved.append(place)
-    return moved

@@ -6,13 +6,14 @@ import os
 import sys
 from _signal import SIG_IGN, SIGINT, signal  # pyright: ignore[reportMissingImports] what signal is made of
 
-from backends.agent.copies import Archive, empty
+from backends.agent.copies import Archive
 from backends.agent.files import list_files, read_file, write_file
 from backends.agent.frames import BrokenFrame, take_request
 from backends.agent.jobs import ExecJob, SpawnJob
 from backends.agent.loop import Loop, Refused
 from backends.agent.processes import ALL_FDS, MAX_STREAMS, Setup, guard_self
 from backends.agent.sessions import Session
+from backends.agent.trees import empty, put_back
 from backends.agent.usage import remove_shared_memory, usage
 
 TYPE_CHECKING = False
@@ -162,9 +163,10 @@ class Agent:
         self._programs.clear()
         if self._setup.isolated:
             remove_shared_memory()
-        empty(self._setup.writable)
-        if archive is not None:
-            archive.put_back(self._setup.writable)
+        if archive is None:
+            empty(self._setup.writable)
+        else:
+            put_back(archive, self._setup.writable)
         self.loop.reply(request["id"], {})
 
     def _snapshot_part(self, request: dict, body: bytes) -> None:
@@ -176,7 +178,7 @@ class Agent:
         self._incoming.append(body)
         if request["last"]:
             archive, self._incoming = self._incoming, None
-            archive.put_back(self._setup.writable)
+            put_back(archive, self._setup.writable)
             archive.close()
         self.loop.reply(request["id"], {})
 

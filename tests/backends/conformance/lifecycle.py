@@ -10,6 +10,7 @@ from backends.base import (
     CapabilityError,
     Cause,
     Feature,
+    Limit,
     Network,
     SandboxError,
     SandboxLost,
@@ -150,6 +151,81 @@ async def a_snapshot_is_put_back(place: Place):
         await place.text("echo changed >a/b/c; rm run; mkdir new")
         await place.sandbox.reset(kept)
         assert await place.text(SHOW) == before
+
+
+# what could be left of a file that is written over: more names, a lock on its mode, an attribute, room behind its end, a
+# change that leaves size and times as they were
+MEDDLE = {
+    "another name": "ln a/b/c twin; mv twin $HOME/twin",
+    "a name elsewhere": "mv a/b/c $HOME/c; ln -s $HOME/c a/b/c",
+    "a directory in its place": "rm a/b/c; mkdir -p a/b/c/d; touch a/b/c/d/e",
+    "a file for a directory": "rm -r a; echo x >a",
+    "a link for a directory": "mv a $HOME/a; ln -s $HOME/a a",
+    "a FIFO in its place": "rm run; mkfifo run",
+    "closed": "chmod 0 a/b/c run a/b a",
+    "a set-user-id bit": "chmod 6777 run a/b/c",
+    "an attribute": "python3 -c \"import os; os.setxattr('a/b/c', 'user.x', b'1'); os.setxattr('a', 'user.x', b'1')\" || :",
+    "room behind its end": "fallocate --keep-size -l 1M a/b/c || :",
+    "a hole": "truncate -s 0 run; truncate -s 20 run",
+    "a mapping": (
+        "python3 -c \"import mmap, os; s = os.stat('a/b/c'); f = open('a/b/c', 'r+b'); m = mmap.mmap(f.fileno(), 4); "
+        "m[:] = b'mmm.'; m.flush(); os.utime('a/b/c', ns=(s.st_atime_ns, s.st_mtime_ns))\""
+    ),
+}
+
+
+ATTRIBUTES = (
+    "python3 -c \"import os; paths = [p for d, _, n in os.walk('.') for p in [d, *(d + '/' + x for x in n)]]; "
+    "print([p for p in paths if not os.path.islink(p) and 'user.x' in os.listxattr(p)])\""
+)
+
+
+@case(Feature.SNAPSHOT)
+async def a_snapshot_is_put_back_whatever_became_of_its_files(place: Place):
+    everything = f"{SHOW}; find . $HOME -links +1 -type f; {ATTRIBUTES}"
+    await place.text(MAKE)
+    before = await place.text(everything)
+    kept = await place.sandbox.snapshot()
+    for name, meddling in MEDDLE.items():
+        await place.text(meddling)
+        await place.sandbox.reset(kept)
+        assert await place.text(everything) == before, name
+    await place.text("echo >>a/b/c; rm -r a")  # its owner may still do everything with it
+
+
+@case(Feature.SNAPSHOT, Limit.DISK)
+async def a_full_disk_is_no_obstacle_to_a_snapshot(place: Place):
+    await place.text("mkdir a z; head -c 40000000 /dev/zero >a/kept")
+    kept = await place.sandbox.snapshot()
+    assert (await place.sh("rm a/kept; head -c 90000000 /dev/zero >z/junk")).exit_code != 0
+    await place.sandbox.reset(kept)
+    assert await place.text("stat -c %s a/kept; ls z") == "40000000\n"
+
+
+@case(Feature.SNAPSHOT)
+async def a_directory_that_nobody_may_read_is_a_refusal(place: Place):
+    await place.text("mkdir -m 0 closed")
+    if await place.text("id -u") != "0\n":
+        with pytest.raises(SandboxError, match="closed cannot be read"):
+            await place.sandbox.snapshot()
+    assert await place.sandbox.alive()
+
+
+@case(Feature.SNAPSHOT)
+async def a_snapshot_of_a_tree_that_changes_all_the_time_ends(place: Place):
+    changing = asyncio.create_task(
+        place.sh("while :; do mkdir -p a/b; echo x >a/b/c; mv a z; ln -s z a; rm -r a z; done 2>/dev/null", timeout_seconds=1)
+    )
+    while not changing.done():
+        await place.sandbox.snapshot()
+    assert await place.sandbox.alive()
+
+
+@case(Feature.RESET)
+async def a_workspace_that_was_closed_is_open_after_a_reset(place: Place):
+    await place.sh("python3 -c \"import os; os.setxattr('.', 'user.x', b'1')\"; chmod 0 .")
+    await place.sandbox.reset()
+    assert await place.text(f"echo x >a; cat a; {ATTRIBUTES}") == "x\n[]\n"
 
 
 @case(Feature.SNAPSHOT)
