@@ -7,10 +7,10 @@ from dataclasses import dataclass, replace
 import torch
 
 from core.types import ScoredGroup
-from trainer.algorithms.base import Algorithm
-from trainer.batch import collate
-from trainer.engines.base import Engine, Pass
-from trainer.samples import Admission, SampleConfig, SampleSet, build_samples
+from trainer.algorithms.base import AdamParams, Algorithm
+from trainer.batch import Batch, collate
+from trainer.engines.base import DistantEngine, Engine, Pass
+from trainer.samples import Admission, Dropped, SampleConfig, SampleSet, build_samples, refusal
 
 
 @dataclass(frozen=True)
@@ -64,6 +64,11 @@ class Learner:
         self._config = config or SampleConfig()
         self._seed = seed
 
+    def refused(self, groups: Sequence[ScoredGroup], admission: Admission) -> list[str]:
+        """Ids of the groups of which nothing would be learned, but for those that were learned from already."""
+        admission = replace(admission, compares=self.algorithm.compares)
+        return [group.id for group in groups if refusal(group, admission) not in (None, Dropped.ALREADY_TRAINED)]
+
     def learn(self, groups: Sequence[ScoredGroup], admission: Admission, step: int) -> Lesson:
         """Update the weights from those groups; `step` counts from 0 and fixes learning rate and shuffling.
 
@@ -84,9 +89,15 @@ class Learner:
             learned = batch if self.algorithm.needs_reference else batch.with_signal()
             if not learned.tokens:
                 continue
-            passes.append(self.engine.forward_backward(learned, self.algorithm.loss, tokens))
-            grad_norms.append(self.engine.optim_step(self.algorithm.config.adam(step)))
+            measured, grad_norm = self._update(learned, tokens, self.algorithm.config.adam(step))
+            passes.append(measured)
+            grad_norms.append(grad_norm)
         return Lesson(samples, tuple(passes), tuple(grad_norms))
+
+    def _update(self, batch: Batch, tokens: int, params: AdamParams) -> tuple[Pass, float]:
+        if isinstance(self.engine, DistantEngine):
+            return self.engine.update(batch, self.algorithm.loss, tokens, params)
+        return self.engine.forward_backward(batch, self.algorithm.loss, tokens), self.engine.optim_step(params)
 
     def _minibatches(self, rows: int, step: int) -> list[list[int]]:
         config = self.algorithm.config

@@ -36,6 +36,11 @@ class LoopConfig(Config):
     max_steps: int = Field(default=100, ge=0)
     mode: Mode = Mode.ASYNC
     max_staleness: int = Field(default=4, ge=0, description="policy versions a group may be behind; sync: always 0")
+    max_refill: int = Field(default=4, ge=1, description="groups of a step that teach nothing are replaced, 1: never")
+    """At most so many times the groups of a batch are looked at for one step; then it learns from what there is.
+
+    Source: dynamic sampling, DAPO, arXiv 2503.14476, section 3.2.
+    """
 
     @property
     def staleness(self) -> int:
@@ -55,6 +60,10 @@ class BatchSource(Protocol):
 
     async def take_batch(self, policy_version: int) -> TakenBatch | None:
         """The next full batch for a trainer of that version; None when none came within the source's own bound."""
+        ...
+
+    async def refill(self, batch_id: str, refused: Sequence[str], policy_version: int) -> TakenBatch | None:
+        """That batch with other groups in the place of those ids, which are dropped; None when none came in time."""
         ...
 
     async def acknowledge(self, batch_id: str, update: Update) -> None:
@@ -108,6 +117,7 @@ class TrainLoop:
             if taken is None:
                 log.info("no_batch_yet", seconds=self._clock.monotonic() - waiting_since)
                 continue
+            taken = await self._refilled(source, taken)
             wait_seconds = self._clock.monotonic() - waiting_since
             update = await self._step(taken, publisher, wait_seconds)
             self.phase = Phase.ACKNOWLEDGING
@@ -118,16 +128,34 @@ class TrainLoop:
         self.phase = Phase.IDLE
         return self.progress
 
+    async def _refilled(self, source: BatchSource, taken: TakenBatch) -> TakenBatch:
+        """All groups that were looked at for this step: as many that teach something as were wanted, where they come."""
+        held, looked_at = taken.groups, {group.id: group for group in taken.groups}
+        while refused := self._learner.refused(held, self._admission):
+            if len(looked_at) + len(refused) > self._config.max_refill * len(taken.groups):
+                log.info("batch_not_full", groups=len(held) - len(refused), wanted=len(taken.groups), looked_at=len(looked_at))
+                break
+            again = await source.refill(taken.id, refused, self.progress.policy_version)
+            if self._stopped:
+                break
+            if again is not None:
+                held = again.groups
+                looked_at |= {group.id: group for group in held}
+        return TakenBatch(taken.id, tuple(looked_at.values()))
+
+    @property
+    def _admission(self) -> Admission:
+        return Admission(
+            oldest_version=self.progress.policy_version - self._config.staleness,
+            trained=frozenset(self.progress.trained_groups),
+            vocabulary=self._learner.engine.vocabulary,
+        )
+
     async def _step(self, taken: TakenBatch, publisher: Publisher, wait_seconds: float) -> Update:
         before, started = self.progress, self._clock.monotonic()
         self.phase = Phase.TRAINING
-        admission = Admission(
-            oldest_version=before.policy_version - self._config.staleness,
-            trained=frozenset(before.trained_groups),
-            vocabulary=self._learner.engine.vocabulary,
-        )
         # in a thread of its own, so that the event loop goes on serving; the sampler decodes in another one
-        lesson = await asyncio.to_thread(self._learner.learn, taken.groups, admission, before.step)
+        lesson = await asyncio.to_thread(self._learner.learn, taken.groups, self._admission, before.step)
         trained = self._clock.monotonic()
         self.progress = Progress(
             step=before.step + 1,

@@ -94,7 +94,7 @@ def build_samples(
     for group in groups:
         rollouts += len(group.trajectories)
         dropped[Dropped.FAILED] += len(group.failed)
-        if (reason := _refusal(group, admission)) is not None:
+        if (reason := refusal(group, admission)) is not None:
             dropped[reason] += len(group.scored)
             continue
         for trajectory, advantage in zip(group.scored, advantages(group.rewards), strict=True):
@@ -108,8 +108,8 @@ def build_samples(
     return SampleSet(tuple(samples), rollouts, trained, {key: n for key, n in dropped.items() if n}, splits)
 
 
-def _refusal(group: ScoredGroup, admission: Admission) -> Dropped | None:
-    """Why the scored members of a whole group are left out, or None."""
+def refusal(group: ScoredGroup, admission: Admission) -> Dropped | None:
+    """Why nothing is learned from a whole group, or None."""
     rewards = group.rewards
     if group.id in admission.trained:
         return Dropped.ALREADY_TRAINED

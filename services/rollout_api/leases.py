@@ -30,8 +30,10 @@ class LeaseTimers:
             self._ends.setdefault(lease.batch_id, now + min(max(lease.expires_at - wall, 0.0), lease.length))
         self._changed.set()
 
-    def start(self, batch_id: str, seconds: float) -> None:
-        """Time a lease that begins now; one that is timed already keeps its end."""
+    def start(self, batch_id: str, seconds: float, *, anew: bool = False) -> None:
+        """Time a lease that begins now; one that is timed already keeps its end, unless it begins `anew`."""
+        if anew:
+            self.stop(batch_id)
         self._ends.setdefault(batch_id, self._clock.monotonic() + seconds)
         self._changed.set()
 

@@ -88,35 +88,60 @@ def forget_finished(t: Transaction) -> None:
 def take_batch(t: Transaction, wanted: TakeBatch, now: float, choose: Choose | None = None) -> Lease | None:
     """Lease the oldest groups to the caller, or None where there are too few that are fresh enough.
 
-    The id of a batch that is still leased gives that batch again. Raises Conflict for one that was acknowledged or
-    has expired, and where no run says what is too stale.
+    The id of a batch that is still leased gives that batch again, filled up where some of it is refused. Raises
+    Conflict for one that was acknowledged or has expired, and where no run says what is too stale.
     """
     known = t.db.rows("SELECT state, run FROM batches WHERE id = %s", (wanted.batch_id,))
     if known:
         state, name = known[0]
         if state != "leased":
             raise Conflict(f"batch {wanted.batch_id!r} is {state}: take another one")
-        return Lease(wanted.batch_id, name, _heads(t.db, "batch_id = %s AND state = 'leased'", (wanted.batch_id,)))
+        if wanted.refused and not _refill(t, wanted, name, now):
+            return None
+        return Lease(wanted.batch_id, name, _held(t.db, wanted.batch_id))
     run = read_run(t.db, queue_of(t, wanted.run))
     if run is None:
         raise Conflict(f"no run {wanted.run!r} is open: POST /v1/run first".replace(" ''", ""))
-    staleness = run.max_staleness if wanted.max_staleness is None else wanted.max_staleness
-    oldest = wanted.policy_version - staleness
-    t.move(GroupState.QUEUED, GroupState.DROPPED, "run = %s AND policy_version < %s", (run.id, oldest))
-    limit = wanted.groups if choose is None else WINDOW
-    queued = _heads(t.db, "run = %s AND state = 'queued'", (run.id,), f"LIMIT {limit}{t.db.skip_locked}")
+    queued = _fresh(t, wanted, run, wanted.groups if choose is None else WINDOW)
     heads = (queued if len(queued) >= wanted.groups else None) if choose is None else choose(queued)
     if not heads:
         return None
-    _lease(t, wanted, run.id, heads, now)
+    t.db.run(
+        "INSERT INTO batches (id, run, state, groups, lease_seconds, expires_at) VALUES (%s, %s, 'leased', %s, %s, %s)",
+        (wanted.batch_id, run.id, len(heads), wanted.lease_seconds, now + wanted.lease_seconds),
+    )
+    _lease(t, wanted, run.id, heads)
     return Lease(wanted.batch_id, run.id, tuple(heads))
 
 
-def _lease(t: Transaction, wanted: TakeBatch, run: str, heads: Sequence[Head], now: float) -> None:
+def _refill(t: Transaction, wanted: TakeBatch, name: str, now: float) -> bool:
+    """Drop what the trainer refused of its batch and fill it up; False, and only dropped, where too few are queued."""
+    for refused in wanted.refused:
+        t.move(GroupState.LEASED, GroupState.DROPPED, "batch_id = %s AND id = %s", (wanted.batch_id, refused))
+    t.db.run("UPDATE groups SET batch_id = NULL WHERE batch_id = %s AND state = 'dropped'", (wanted.batch_id,))
+    run, held = read_run(t.db, name), len(_held(t.db, wanted.batch_id))
+    assert run is not None, "a batch that is leased has a run"
+    missing = max(0, wanted.groups - held)
+    heads = _fresh(t, wanted, run, missing) if missing else ()
+    filled = len(heads) >= missing
+    if filled:
+        _lease(t, wanted, name, heads)
     t.db.run(
-        "INSERT INTO batches (id, run, state, groups, lease_seconds, expires_at) VALUES (%s, %s, 'leased', %s, %s, %s)",
-        (wanted.batch_id, run, len(heads), wanted.lease_seconds, now + wanted.lease_seconds),
+        "UPDATE batches SET groups = %s, lease_seconds = %s, expires_at = %s WHERE id = %s",
+        (held + filled * len(heads), wanted.lease_seconds, now + wanted.lease_seconds, wanted.batch_id),
     )
+    return filled
+
+
+def _fresh(t: Transaction, wanted: TakeBatch, run: Run, limit: int) -> tuple[Head, ...]:
+    """The oldest queued groups that are not too stale; those that are, are dropped."""
+    staleness = run.max_staleness if wanted.max_staleness is None else wanted.max_staleness
+    oldest = wanted.policy_version - staleness
+    t.move(GroupState.QUEUED, GroupState.DROPPED, "run = %s AND policy_version < %s", (run.id, oldest))
+    return _heads(t.db, "run = %s AND state = 'queued'", (run.id,), f"LIMIT {limit}{t.db.skip_locked}")
+
+
+def _lease(t: Transaction, wanted: TakeBatch, run: str, heads: Sequence[Head]) -> None:
     arrivals = [(wanted.batch_id, head.arrival) for head in heads]
     t.db.run_many("UPDATE groups SET batch_id = %s WHERE arrival = %s", arrivals)
     t.move(GroupState.QUEUED, GroupState.LEASED, "batch_id = %s", (wanted.batch_id,))
@@ -221,6 +246,10 @@ def put_note(t: Transaction, key: str, value: bytes | None) -> None:
 def read_notes(db: Database, prefix: str) -> dict[str, bytes]:
     """The notes whose key starts so."""
     return {key: bytes(value) for key, value in db.rows("SELECT key, value FROM notes ORDER BY key") if key.startswith(prefix)}
+
+
+def _held(db: Database, batch_id: str) -> tuple[Head, ...]:
+    return _heads(db, "batch_id = %s AND state = 'leased'", (batch_id,))
 
 
 def _heads(db: Database, where: str, values: Sequence[object], end: str = "") -> tuple[Head, ...]:

@@ -1,6 +1,7 @@
 """What crosses the rollout API's border, besides ScoredGroup and Update."""
 
 from enum import StrEnum
+from typing import Annotated
 
 from pydantic import Field
 
@@ -92,7 +93,10 @@ class Receipt(Value):
 
 
 class TakeBatch(Value):
-    """A trainer wants that many groups. The same `batch_id` again is the same batch."""
+    """A trainer wants that many groups. The same `batch_id` again is the same batch.
+
+    With `refused` it is the same batch without those, filled up to `groups` by others; its lease begins anew.
+    """
 
     batch_id: str = Name
     run: str = Field(default="", max_length=200, description="from whose queue; empty: the only run that is open")
@@ -101,6 +105,9 @@ class TakeBatch(Value):
     max_staleness: int | None = Field(default=None, ge=0, le=MAX_COUNT, description="None: the run's")
     lease_seconds: float = Field(default=600.0, gt=0, le=86_400)
     wait_seconds: float = Field(default=0.0, ge=0, le=MAX_WAIT_SECONDS)
+    refused: tuple[Annotated[str, Field(max_length=200)], ...] = Field(
+        default=(), max_length=100_000, description="groups of that batch that teach nothing: dropped, others take their place"
+    )
 
 
 class BatchReply(Value):

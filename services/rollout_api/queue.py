@@ -166,9 +166,12 @@ class GroupQueue:
                 return None
             lease = await self._store.take_batch(wanted, self._clock.now(), choose)
             if lease is not None:
-                self._leases.start(wanted.batch_id, wanted.lease_seconds)
+                self._leases.start(wanted.batch_id, wanted.lease_seconds, anew=bool(wanted.refused))
                 return lease
-            if not await self._wait_for_queue(wanted, 1 if choose else wanted.groups, changed, deadline):
+            if wanted.refused:
+                self._leases.start(wanted.batch_id, wanted.lease_seconds, anew=True)
+            needed = 1 if choose else min(len(wanted.refused) or wanted.groups, wanted.groups)
+            if not await self._wait_for_queue(wanted, needed, changed, deadline):
                 return None
 
     async def frames(self, heads: Sequence[Head]) -> AsyncIterator[bytes]:

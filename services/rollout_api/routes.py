@@ -66,7 +66,7 @@ class Routes:
     async def post_batch(self, request: Request) -> Response:
         """Leases a batch."""
         wanted = await read_model(request, TakeBatch, MAX_SMALL_BODY)
-        for text in (wanted.batch_id, wanted.run):
+        for text in (wanted.batch_id, wanted.run, *wanted.refused):
             check_text(text)
         lease = await self._queue.take_batch(wanted, request.is_disconnected)
         if lease is None:

@@ -45,8 +45,14 @@ log = get_logger("rollout_client")
 class TakenBatch(NamedTuple):
     """Groups under a lease, oldest policy version first, then in order of arrival."""
 
-    batch_id: str
+    wanted: TakeBatch
+    """What was asked for."""
     groups: tuple[ScoredGroup, ...]
+
+    @property
+    def batch_id(self) -> str:
+        """What it is acknowledged by."""
+        return self.wanted.batch_id
 
 
 class RolloutClient:
@@ -143,14 +149,29 @@ class RolloutClient:
             lease_seconds=lease_seconds,
             wait_seconds=wait_seconds,
         )
-        answer = await self._send("POST", "/v1/batches", wanted, wait_seconds=wait_seconds, accept="application/zstd")
+        return await self._take(wanted)
+
+    async def refill_batch(
+        self, taken: TakenBatch, refused: Sequence[str], policy_version: int, *, wait_seconds: float = 20.0
+    ) -> TakenBatch | None:
+        """Have the groups of those ids dropped, and others put in their place; the batch is as large as it was then.
+
+        None when there are too few after `wait_seconds`: what is dropped is dropped, and the call may be repeated.
+        """
+        wanted = taken.wanted.model_copy(
+            update={"refused": tuple(refused), "policy_version": policy_version, "wait_seconds": wait_seconds}
+        )
+        return await self._take(wanted)
+
+    async def _take(self, wanted: TakeBatch) -> TakenBatch | None:
+        answer = await self._send("POST", "/v1/batches", wanted, wait_seconds=wanted.wait_seconds, accept="application/zstd")
         if answer.status_code == 204:
             return None
         try:
             reply = await asyncio.to_thread(_batch_of, answer.content)
         except (WireError, zstandard.ZstdError) as error:
             raise QueueError(f"POST /v1/batches: {error}") from error
-        return TakenBatch(reply.batch_id, reply.groups)
+        return TakenBatch(wanted, reply.groups)
 
     async def acknowledge(self, batch_id: str, update: Update) -> Run:
         """The update used that batch; the run is one step further. Again changes nothing."""

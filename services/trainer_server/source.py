@@ -1,10 +1,11 @@
 """The rollout API as the training loop's source of batches."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 
 from core.types import Update
 from services.rollout_api.messages import RunStatus
 from services.sdk.rollout_client import RolloutClient
+from services.sdk.rollout_client import TakenBatch as LeasedBatch
 from services.trainer_server.config import TrainerServerConfig
 from trainer.loop import TakenBatch
 
@@ -16,6 +17,7 @@ class ApiSource:
 
     def __init__(self, client: RolloutClient, config: TrainerServerConfig, on_finished: Callable[[], None]) -> None:
         self._client, self._config, self._on_finished = client, config, on_finished
+        self._leased: dict[str, LeasedBatch] = {}
 
     async def take_batch(self, policy_version: int) -> TakenBatch | None:
         """The next batch, or None after a while; see BatchSource."""
@@ -26,7 +28,18 @@ class ApiSource:
             lease_seconds=self._config.lease_seconds,
             wait_seconds=WAIT_SECONDS,
         )
+        return await self._handed_on(taken)
+
+    async def refill(self, batch_id: str, refused: Sequence[str], policy_version: int) -> TakenBatch | None:
+        """The batch with other groups in the place of those; see BatchSource."""
+        leased = self._leased[batch_id]
+        return await self._handed_on(
+            await self._client.refill_batch(leased, refused, policy_version, wait_seconds=WAIT_SECONDS)
+        )
+
+    async def _handed_on(self, taken: LeasedBatch | None) -> TakenBatch | None:
         if taken is not None:
+            self._leased = {taken.batch_id: taken}
             return TakenBatch(taken.batch_id, taken.groups)
         run = (await self._client.status()).run
         if run is not None and run.status is RunStatus.FINISHED:

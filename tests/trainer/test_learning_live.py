@@ -1,6 +1,7 @@
 """Trainer and sampler in one process, each in its thread: episodes of two turns, sampled while updates run."""
 
 import asyncio
+from collections.abc import Sequence
 from pathlib import Path
 
 from core.types import Message, Role, ScoredGroup, Turn, Update
@@ -27,6 +28,9 @@ class LiveSource:
 
     async def take_batch(self, policy_version: int) -> TakenBatch:
         return TakenBatch(f"batch-{len(self.updates)}", await self._queue.get())
+
+    async def refill(self, batch_id: str, refused: Sequence[str], policy_version: int) -> None:
+        raise AssertionError("this loop was told to learn from what there is")
 
     async def acknowledge(self, batch_id: str, update: Update) -> None:
         self.updates.append(update)
@@ -65,7 +69,9 @@ class LiveSource:
 async def test_a_policy_improves_while_it_is_being_sampled(toy_model: Path, tmp_path: Path):
     records: list[StepRecord] = []
     learner = Learner(TorchEngine(toy_model, TorchEngineConfig()), GRPO(GRPOConfig(lr=0.01)))
-    loop = TrainLoop(LoopConfig(max_steps=50), learner, CheckpointStore(tmp_path, CheckpointConfig(every=50)), records.append)
+    loop = TrainLoop(
+        LoopConfig(max_steps=50, max_refill=1), learner, CheckpointStore(tmp_path, CheckpointConfig(every=50)), records.append
+    )
     engine = LocalEngine.load(toy_model)
     source = LiveSource(engine)
     sampling = asyncio.create_task(source.sample_for_ever())

@@ -25,6 +25,8 @@ class ListSource:
         self.loop: TrainLoop | None = None
         self.taken = 0
         self.acknowledged: dict[str, Update] = {}
+        self.spare: list[ScoredGroup] = []
+        self.refused: list[list[str]] = []
 
     async def take_batch(self, policy_version: int) -> TakenBatch | None:
         if self.taken == len(self.batches):
@@ -33,7 +35,18 @@ class ListSource:
             return None
         groups = self.batches[self.taken]
         self.taken += 1
+        self.held = list(groups or ())
         return None if groups is None else TakenBatch(f"batch-{self.taken}", groups)
+
+    async def refill(self, batch_id: str, refused: Sequence[str], policy_version: int) -> TakenBatch | None:
+        self.refused.append(list(refused))
+        fresh, self.spare = self.spare[: len(refused)], self.spare[len(refused) :]
+        if len(fresh) < len(refused):
+            assert self.loop is not None
+            self.loop.stop()
+            return None
+        self.held = [one for one in self.held if one.id not in refused] + fresh
+        return TakenBatch(batch_id, self.held)
 
     async def acknowledge(self, batch_id: str, update: Update) -> None:
         self.acknowledged[batch_id] = update
@@ -57,7 +70,7 @@ class BrokenPublisher:
 def make_loop(model: Path, out: Path, records: list[StepRecord], config: LoopConfig | None = None, every: int = 1) -> TrainLoop:
     learner = Learner(TorchEngine(model, TorchEngineConfig()), GRPO(GRPOConfig(lr=0.003)))
     store = CheckpointStore(out, CheckpointConfig(every=every))
-    return TrainLoop(config or LoopConfig(), learner, store, records.append)
+    return TrainLoop(config or LoopConfig(max_refill=1), learner, store, records.append)
 
 
 async def run(
@@ -102,12 +115,39 @@ async def test_an_update_names_the_weights_that_it_made(toy_model: Path, tmp_pat
 
 
 async def test_a_batch_without_a_signal_is_a_step_that_changes_nothing(toy_model: Path, tmp_path: Path):
-    same = group("g", [scored(name, 1.0, [turn([1], [2])]) for name in "ab"])
-    source = ListSource([same])
+    source = ListSource([silent("g")])
     records, published, _ = await run(toy_model, tmp_path, source)
     assert published == [0]
     assert source.acknowledged["batch-1"].policy_version == 0
     assert (records[0].tokens, records[0].dropped) == (0, {"zero_variance": 2})
+
+
+def silent(name: str) -> ScoredGroup:
+    """A group whose members earned the same."""
+    return group(name, [scored(f"{name}-{member}", 1.0, [turn([1], [2])]) for member in "ab"])
+
+
+async def test_groups_that_teach_nothing_are_replaced_and_counted(toy_model: Path, tmp_path: Path):
+    source = ListSource([pair("a"), silent("b"), silent("c")])
+    source.spare = [silent("d"), pair("e"), pair("f")]
+    records, _, _ = await run(toy_model, tmp_path, source, LoopConfig())
+    assert source.refused == [["b", "c"], ["d"]]
+    assert (records[0].groups, records[0].rollouts_trained, records[0].dropped) == (6, 6, {"zero_variance": 6})
+
+
+async def test_a_batch_that_cannot_be_filled_is_learned_from_as_it_is(toy_model: Path, tmp_path: Path):
+    source = ListSource([pair("a"), silent("b")])
+    source.spare = [silent(name) for name in "cdef"]
+    records, _, _ = await run(toy_model, tmp_path, source, LoopConfig(max_refill=2))
+    assert source.refused == [["b"], ["c"]]
+    assert (records[0].groups, records[0].rollouts_trained) == (4, 2)
+
+
+async def test_a_group_that_was_learned_from_is_not_asked_to_be_dropped(toy_model: Path, tmp_path: Path):
+    await run(toy_model, tmp_path, ListSource([pair("a")]))
+    source = ListSource([pair("a"), pair("b", version=1)])
+    await run(toy_model, tmp_path, source, LoopConfig())
+    assert source.refused == []
 
 
 async def test_every_rollout_of_a_batch_is_accounted_for(toy_model: Path, tmp_path: Path):
@@ -120,13 +160,13 @@ async def test_every_rollout_of_a_batch_is_accounted_for(toy_model: Path, tmp_pa
 @pytest.mark.parametrize(("mode", "dropped"), [(Mode.ASYNC, {}), (Mode.SYNC, {"stale": 2})])
 async def test_sync_learns_from_the_newest_policy_only(toy_model: Path, tmp_path: Path, mode: Mode, dropped: dict[str, int]):
     source = ListSource([pair("a")], [pair("b", version=0)])
-    records, _, _ = await run(toy_model, tmp_path, source, LoopConfig(mode=mode))
+    records, _, _ = await run(toy_model, tmp_path, source, LoopConfig(mode=mode, max_refill=1))
     assert records[1].dropped == dropped
 
 
 async def test_groups_beyond_the_bound_are_stale(toy_model: Path, tmp_path: Path):
     source = ListSource([pair("a")], [pair("b", version=1)], [pair("c", version=0), pair("d", version=1)])
-    records, _, _ = await run(toy_model, tmp_path, source, LoopConfig(max_staleness=1))
+    records, _, _ = await run(toy_model, tmp_path, source, LoopConfig(max_staleness=1, max_refill=1))
     assert records[2].dropped == {"stale": 2}
     assert records[2].staleness == {"1": 2, "2": 2}
 

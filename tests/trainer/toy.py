@@ -102,7 +102,13 @@ class ToySampler:
 
     async def take_batch(self, policy_version: int) -> TakenBatch:
         number = len(self.updates)
-        return TakenBatch(f"batch-{number}", [self._group(f"group-{number}-{index}") for index in range(self._groups)])
+        self._held = [self._group(f"group-{number}-{index}") for index in range(self._groups)]
+        return TakenBatch(f"batch-{number}", self._held)
+
+    async def refill(self, batch_id: str, refused: Sequence[str], policy_version: int) -> TakenBatch:
+        self._held = [one for one in self._held if one.id not in refused]
+        self._held += [self._group(f"{name}-again") for name in refused]
+        return TakenBatch(batch_id, self._held)
 
     async def acknowledge(self, batch_id: str, update: Update) -> None:
         self.updates.append(update)

@@ -61,6 +61,53 @@ async def test_a_batch_can_be_read_as_json(tmp_path: Path):
     assert answer.json()["groups"][0]["id"] == "a"
 
 
+async def test_refused_groups_are_dropped_and_others_take_their_place(tmp_path: Path):
+    async with queue(tmp_path / "q") as client:
+        await client.open_run(run_spec(batch=3))
+        for name in "abcd":
+            await client.post_group(group(name))
+        taken = await client.take_batch(3, 0)
+        assert taken is not None
+        again = [await client.refill_batch(taken, ["b"], 0) for _ in range(2)]  # as if the first answer was lost
+        run = await client.acknowledge(taken.batch_id, update())
+        counts = (await client.status()).counts
+    assert [ids(one.groups) for one in again if one is not None] == [["a", "c", "d"]] * 2
+    assert (run.step, counts.trained, counts.dropped, counts.queued, counts.leased) == (1, 3, 1, 0, 0)
+
+
+async def test_a_place_that_was_refused_may_be_filled_by_a_group_that_comes_later(tmp_path: Path):
+    async with queue(tmp_path / "q") as client:
+        await client.register_environment("sums")
+        await client.open_run(run_spec())
+        for name in "ab":
+            await client.post_group(group(name))
+        taken = await client.take_batch(2, 0)
+        assert taken is not None
+        assert (await client.demand("sums", 0)).groups == 0
+        assert await client.refill_batch(taken, ["a"], 0, wait_seconds=0) is None
+        assert (await client.demand("sums", 0)).groups == 1
+        waiting = asyncio.create_task(client.refill_batch(taken, ["a"], 0, wait_seconds=60))
+        await asyncio.sleep(0.1)
+        await client.post_group(group("c"))
+        async with asyncio.timeout(20):  # far less than the 60 seconds that it may wait
+            again = await waiting
+    assert again is not None
+    assert ids(again.groups) == ["b", "c"]
+
+
+async def test_a_batch_that_is_being_filled_keeps_its_lease(tmp_path: Path):
+    async with queue(tmp_path / "q") as client:
+        await client.open_run(run_spec())
+        for name in "ab":
+            await client.post_group(group(name))
+        taken = await client.take_batch(2, 0, lease_seconds=2)
+        assert taken is not None
+        for _ in range(4):  # longer than the lease, all together
+            assert await client.refill_batch(taken, ["a"], 0, wait_seconds=1) is None
+        counts = (await client.status()).counts
+    assert (counts.leased, counts.dropped) == (1, 1)
+
+
 async def test_an_expired_lease_puts_its_groups_back_in_front(tmp_path: Path):
     async with queue(tmp_path / "q") as client:
         await client.open_run(run_spec())
