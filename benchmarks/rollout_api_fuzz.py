@@ -19,6 +19,7 @@ from schemathesis import GenerationMode
 from benchmarks.rollout_api_servers import our_server
 from services.rollout_api.openapi import openapi
 
+AT_ONCE = 500  # examples; hypothesis keeps in memory what it has made since it began
 QUIET = hypothesis.settings(
     deadline=None, database=None, phases=(Phase.generate,), suppress_health_check=list(HealthCheck), print_blob=False
 )
@@ -45,7 +46,9 @@ def fuzz(url: str, document: dict, requests: int, seed: int) -> Counter[int]:
     every = list(targets(schema))
     each = -(-requests // len(every))
     for number, (operation, mode) in enumerate(every):
-        _send(operation, mode, each, seed + number, statuses)
+        for start in range(0, each, AT_ONCE):
+            # a seed of its own, so that no part of any operation repeats another one
+            _send(operation, mode, min(AT_ONCE, each - start), (seed * len(every) + number) * requests + start, statuses)
     return statuses
 
 
