@@ -2,6 +2,9 @@
 
 Most are ways into the kernel that sandboxes elsewhere close too. prlimit64 on another process is refused because a
 command could starve the agent with it, and so turn a bad episode into a failure that is not held against it.
+
+Of sockets, those families pass that a network namespace holds. Others reach past it: AF_VSOCK speaks to the machine that a
+virtual machine runs on, from any namespace.
 """
 
 import errno
@@ -14,6 +17,8 @@ NUMBER, ARCHITECTURE, FIRST_ARGUMENT = 0, 4, 16  # offsets in struct seccomp_dat
 ALLOW, KILL_PROCESS, REFUSE = 0x7FFF0000, 0x80000000, 0x00050000 | errno.EPERM
 X32_BIT = 0x40000000
 AF_UNIX = 1
+FAMILIES = (AF_UNIX, 2, 10, 16)
+"""And AF_INET, AF_INET6, AF_NETLINK."""
 
 
 class _Architecture(NamedTuple):
@@ -39,15 +44,19 @@ def filter_program(machine: str = "") -> bytes | None:
     found = MACHINES.get(machine or platform.machine())
     if found is None:
         return None
-    refused = len(found.refused)
+    refused, families = len(found.refused), len(FAMILIES)
     # a step is (operation, how many steps to skip if true, if false, operand)
     steps = [
         (LOAD, 0, 0, ARCHITECTURE),
         (JUMP_IF_EQUAL, 1, 0, found.audit),
         (RETURN, 0, 0, KILL_PROCESS),  # 32-bit programs have other numbers
         (LOAD, 0, 0, NUMBER),
-        (JUMP_IF_SET, refused + 3, 0, X32_BIT),
-        *((JUMP_IF_EQUAL, refused + 2 - index, 0, number) for index, number in enumerate(found.refused)),
+        (JUMP_IF_SET, refused + families + 6, 0, X32_BIT),
+        *((JUMP_IF_EQUAL, refused + families + 5 - index, 0, number) for index, number in enumerate(found.refused)),
+        (JUMP_IF_EQUAL, 0, families + 2, found.socket),
+        (LOAD, 0, 0, FIRST_ARGUMENT),
+        *((JUMP_IF_EQUAL, families + 4 - index, 0, family) for index, family in enumerate(FAMILIES)),
+        (RETURN, 0, 0, REFUSE),
         (JUMP_IF_EQUAL, 0, 3, found.prlimit64),
         (LOAD, 0, 0, FIRST_ARGUMENT),
         (JUMP_IF_EQUAL, 1, 0, 0),

@@ -76,6 +76,7 @@ def test_the_filter_refuses_its_list_and_other_processes_limits_and_nothing_else
     refused = {number for number in range(600) if run_filter(program, table.audit, number, 1) == REFUSE}
     assert refused == {*table.refused, table.prlimit64}
     assert run_filter(program, table.audit, table.prlimit64, 0) == ALLOW
+    assert {family for family in range(46) if run_filter(program, table.audit, table.socket, family) == ALLOW} == {1, 2, 10, 16}
     assert run_filter(program, table.audit, 1 | 0x40000000, 0) == REFUSE
     assert run_filter(program, 0x40000003, 1, 0) == KILL_PROCESS
 

@@ -93,6 +93,9 @@ UNREACHABLE = {
     "TCP": "socket.create_connection(('192.0.2.1', 9), 3)",
     "the metadata service": "socket.create_connection(('169.254.169.254', 80), 3)",
     "raw packets": "socket.socket(socket.AF_INET, socket.SOCK_RAW, 1)",
+    # of no network namespace: a virtual machine speaks to the one below it by AF_VSOCK
+    "a socket to the machine below": "socket.socket(40, socket.SOCK_STREAM)",
+    "a socket of the kernel's cryptography": "socket.socket(38, socket.SOCK_SEQPACKET)",
     "packets of the link": "socket.socket(socket.AF_PACKET, socket.SOCK_RAW, 0)",
 }
 
