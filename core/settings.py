@@ -58,6 +58,13 @@ def read_settings(environ: Mapping[str, str] | None = None, dotenv: Path = Path(
         raise ConfigError(f"{_variable(str(first['loc'][0]))}: {first['msg']}") from error
 
 
+def read_secret(variable: str, environ: Mapping[str, str] | None = None, dotenv: Path = Path(".env")) -> SecretStr | None:
+    """A key under the name that its own service gave it (TINKER_API_KEY); found and overridden as in `read_settings`."""
+    variables = {**read_dotenv(dotenv), **(os.environ if environ is None else environ)}
+    value = variables.get(variable)
+    return SecretStr(value) if value else None
+
+
 def read_dotenv(path: Path) -> dict[str, str]:
     """NAME=value lines of a `.env` file; blank lines, comments, `export` and quotes round a value are dropped."""
     if not path.is_file():

@@ -2,7 +2,7 @@
 
 from collections.abc import Mapping
 from pathlib import Path
-from typing import ClassVar, NamedTuple, Protocol
+from typing import ClassVar, NamedTuple, Protocol, runtime_checkable
 
 from torch import Tensor
 
@@ -80,7 +80,20 @@ class Engine(Protocol):
         ...
 
 
+@runtime_checkable
+class DistantEngine(Engine, Protocol):
+    """An engine in another process: each wait for an answer costs time of its own."""
+
+    def update(self, batch: Batch, loss: LossFunction, tokens: int, params: AdamParams) -> tuple[Pass, float]:
+        """`forward_backward` and `optim_step`, both submitted before either is waited for."""
+        ...
+
+
 ENGINES: Registry[type[Engine]] = Registry(
     "engine",
-    {"fsdp": "trainer.engines.fsdp_engine:FsdpEngine", "torch": "trainer.engines.torch_engine:TorchEngine"},
+    {
+        "fsdp": "trainer.engines.fsdp_engine:FsdpEngine",
+        "tinker": "trainer.engines.tinker_engine:TinkerEngine",
+        "torch": "trainer.engines.torch_engine:TorchEngine",
+    },
 )
