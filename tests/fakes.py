@@ -1,5 +1,6 @@
 """Fakes that fulfil the Protocols, shared by tests."""
 
+import asyncio
 from collections.abc import Awaitable, Callable, Mapping, Sequence
 from types import TracebackType
 from typing import Self
@@ -178,3 +179,22 @@ def call(name: str, **arguments: str) -> str:
     """A tool call as a hermes-format model writes it."""
     body = ", ".join(f'"{key}": "{value}"' for key, value in arguments.items())
     return f'<tool_call>\n{{"name": "{name}", "arguments": {{{body}}}}}\n</tool_call>'
+
+
+class HeldClock:
+    """Time that passes only by sleeping."""
+
+    def __init__(self) -> None:
+        self.seconds = 1000.0
+        self.slept: list[float] = []
+
+    def now(self) -> float:
+        return self.seconds
+
+    def monotonic(self) -> float:
+        return self.seconds
+
+    async def sleep(self, seconds: float) -> None:
+        self.slept.append(seconds)
+        self.seconds += seconds
+        await asyncio.sleep(0)

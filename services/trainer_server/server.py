@@ -24,6 +24,7 @@ from services.rollout_api.messages import RunSpec
 from services.sdk.rollout_client import RolloutClient
 from services.trainer_server.config import TrainerServerConfig
 from services.trainer_server.source import ApiSource
+from services.trainer_server.watch import watchdog
 from tool_call_parsers.base import PARSERS
 from tool_call_parsers.rendering import Renderer
 from trainer.checkpoints import CheckpointStore
@@ -60,9 +61,11 @@ class Trainer:
         """Train and serve until the server is told to end; raises what ended the training."""
         training = asyncio.create_task(self._train(), name="training")
         training.add_done_callback(partial(_end_on_error, server))
+        watching = asyncio.create_task(watchdog(self._config, self._loop, self._engine, self._rollout_token).run())
         try:
             await server.serve(sockets=[sock])
         finally:
+            watching.cancel()
             training.cancel()
             try:
                 with suppress(asyncio.CancelledError):

@@ -12,6 +12,7 @@ from backends.pacing import Pace, PoolRules
 from backends.pool import SandboxPool
 from backends.unsafe_local import UnsafeLocalBackend
 from tests.backends.processes import children
+from tests.fakes import HeldClock
 
 SPEC = SandboxSpec()
 
@@ -175,25 +176,6 @@ async def test_who_is_cancelled_while_a_ready_sandbox_is_asked_leaves_none_behin
         taking.cancel()
         async with asyncio.timeout(30):
             await leased(pool)  # there is room for one: the other's place is free again
-
-
-class HeldClock:
-    """Time that passes only by sleeping."""
-
-    def __init__(self) -> None:
-        self.seconds = 1000.0
-        self.slept: list[float] = []
-
-    def now(self) -> float:
-        return self.seconds
-
-    def monotonic(self) -> float:
-        return self.seconds
-
-    async def sleep(self, seconds: float) -> None:
-        self.slept.append(seconds)
-        self.seconds += seconds
-        await asyncio.sleep(0)
 
 
 async def test_what_was_left_behind_is_reaped_at_the_start(backend: Counting):

@@ -1,17 +1,22 @@
 """The trainer as a process: it serves before there is anything to learn from, and never writes over a run."""
 
 import asyncio
+import logging
 import os
 import signal
 import subprocess
+from collections.abc import Iterator
 from pathlib import Path
 
 import httpx
+import pytest
 
 from core.settings import child_environ
 from services.bind import claim_socket, make_server, url_of
+from services.sdk.rollout_client import RolloutClient
 from services.trainer_server.config import TrainerServerConfig
 from services.trainer_server.server import Trainer, run_id
+from tests.services.rollout_api.harness import serving
 from tests.services.small_policy import NATGYM, ROOT, natgym
 from trainer.inference.external import ExternalConfig
 
@@ -66,3 +71,34 @@ async def test_a_run_may_be_sampled_by_servers_elsewhere(random_policy: Path, tm
     await serving
     assert refused.status_code == 500
     assert "no server answers: http://127.0.0.1:9" in refused.json()["error"]["message"]
+
+
+async def test_a_run_without_environments_says_what_it_waits_for(
+    random_policy: Path, tmp_path: Path, stuck: list[dict[str, str]]
+):
+    async with serving(tmp_path / "q") as api, RolloutClient(api) as client:
+        config = TrainerServerConfig(model=random_policy, out=tmp_path / "run", api_url=api, stuck_after_seconds=1)
+        trainer, sock = Trainer(config, None, None), claim_socket("127.0.0.1", 0)
+        server = make_server(trainer.app)
+        with sock:
+            running = asyncio.create_task(trainer.serve(server, sock))
+            async with asyncio.timeout(60):
+                while not stuck:
+                    await asyncio.sleep(0.05)
+            server.should_exit = True
+            await running
+        assert (await client.status()).run is not None
+    assert stuck[0]["part"] == "training"
+    assert "0 of 8 groups are queued" in stuck[0]["detail"]
+    assert "no environment server makes any (registered: none): is `natgym serve env NAME` running?" in stuck[0]["detail"]
+
+
+@pytest.fixture
+def stuck() -> Iterator[list[dict[str, str]]]:
+    """The fields of what the watchdog logs."""
+    logger, found = logging.getLogger("natgym.watchdog"), []
+    handler = logging.Handler()
+    handler.emit = lambda record: found.append(getattr(record, "fields", {}))
+    logger.addHandler(handler)
+    yield found
+    logger.removeHandler(handler)
