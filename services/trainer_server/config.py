@@ -22,6 +22,7 @@ class TrainerServerConfig(TrainerConfig):
     groups_per_batch: int = Field(default=8, ge=1)
     group_size: int = Field(default=8, ge=2)
     lease_seconds: float = Field(default=900.0, gt=0, le=86_400, description="a step that takes longer is done twice")
+    report_to: tuple[str, ...] = Field(default=(), description="beside metrics.jsonl: tensorboard, wandb")
     stuck_after_seconds: float = Field(default=180.0, gt=0, description="what stands still for so long is named in the log")
     inference: LocalEngineConfig = LocalEngineConfig()
     external: ExternalConfig | None = Field(default=None, description="SGLang servers that sample instead of this process")

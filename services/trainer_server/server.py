@@ -35,7 +35,8 @@ from trainer.inference.external import ExternalEngine
 from trainer.inference.local_engine import LocalEngine
 from trainer.inference.openai_server import create_app
 from trainer.loop import TrainLoop
-from trainer.metrics import MetricsFile
+from trainer.metrics import MetricsFile, StepRecord
+from trainer.reporters import REPORTERS, Reporter
 
 log = get_logger("trainer_server")
 
@@ -48,8 +49,10 @@ class Trainer:
         self._run_id = run_id(config.out)
         checkpoints = make_checkpoints(config)
         learner = make_learner(config)
-        self._loop = TrainLoop(config.loop, learner, checkpoints, lambda record: self._metrics.write(record))
-        self._metrics = MetricsFile(config.out / "metrics.jsonl", self._loop.progress.step)
+        self._loop = TrainLoop(config.loop, learner, checkpoints, self._report)
+        done = self._loop.progress.step
+        self._reporters: list[MetricsFile | Reporter] = [MetricsFile(config.out / "metrics.jsonl", done)]
+        self._reporters += [REPORTERS.load(name)(config.out, self._run_id, done) for name in config.report_to]
         renderer = Renderer.from_directory(config.model)
         newest = _newest_model(checkpoints, config.model)
         self._engine = _make_engine(config, newest, renderer, self._loop.progress.policy_version)
@@ -72,7 +75,12 @@ class Trainer:
                     await training
             finally:
                 await self._engine.aclose()
-                self._metrics.close()
+                for reporter in self._reporters:
+                    reporter.close()
+
+    def _report(self, record: StepRecord) -> None:
+        for reporter in self._reporters:
+            reporter.write(record)
 
     async def _train(self) -> None:
         config, done = self._config, self._loop.progress
