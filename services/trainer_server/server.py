@@ -6,9 +6,11 @@ there is no rollout API yet.
 
 import asyncio
 import math
+import signal
 import socket
 from contextlib import suppress
 from functools import partial
+from os import environ
 from pathlib import Path
 from uuid import uuid4
 
@@ -48,7 +50,7 @@ class Trainer:
         self._config, self._rollout_token = config, rollout_token
         self._run_id = run_id(config.out)
         checkpoints = make_checkpoints(config)
-        learner = make_learner(config)
+        learner = self._learner = make_learner(config)
         self._loop = TrainLoop(config.loop, learner, checkpoints, self._report)
         done = self._loop.progress.step
         self._reporters: list[MetricsFile | Reporter] = [MetricsFile(config.out / "metrics.jsonl", done)]
@@ -75,6 +77,7 @@ class Trainer:
                     await training
             finally:
                 await self._engine.aclose()
+                self._learner.engine.close()
                 for reporter in self._reporters:
                     reporter.close()
 
@@ -112,6 +115,10 @@ def serve_trainer(
 
     Raises ConfigError (address without a token, a directory that holds a run already), PortInUse, TrainingError.
     """
+    rank = int(environ["RANK"]) if "TORCHELASTIC_RUN_ID" in environ else 0
+    if rank > 0:
+        follow(config, rank)
+        return
     check_bind(config.host, token)
     if not resume and make_checkpoints(config).newest_step() is not None:
         raise ConfigError(f"{config.out} holds a run already: go on with it by --resume, or choose another folder")
@@ -121,6 +128,22 @@ def serve_trainer(
         print(f"trainer      {url_of(sock)}  {config.model} -> {config.out}", flush=True)  # noqa: T201 the command's result
         with signals_end(server), asyncio.Runner(loop_factory=server.config.get_loop_factory()) as runner:
             runner.run(trainer.serve(server, sock))
+
+
+def follow(config: TrainerServerConfig, rank: int) -> None:
+    """What process `rank` of torchrun does: its part of every step, until process 0 has ended.
+
+    Raises ConfigError for an engine that is one process.
+    """
+    from trainer.engines.fsdp_engine import FsdpEngine
+
+    for number in (signal.SIGTERM, signal.SIGINT):
+        signal.signal(number, signal.SIG_IGN)  # process 0 is told as well, ends what it does and then lets go
+    engine = make_learner(config).engine
+    if not isinstance(engine, FsdpEngine):
+        raise ConfigError(f"torchrun: the engine {config.engine.name!r} is one process; --set trainer.engine.name=fsdp")
+    log.info("follows", rank=rank)
+    engine.follow()
 
 
 def run_id(out: Path) -> str:

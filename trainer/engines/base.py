@@ -79,6 +79,10 @@ class Engine(Protocol):
         """Continue from what `save` wrote: the next step is the same. Raises TrainingError for another model's."""
         ...
 
+    def close(self) -> None:
+        """Let go of what works for this engine elsewhere: other processes, a session. Safe to call twice."""
+        ...
+
 
 @runtime_checkable
 class DistantEngine(Engine, Protocol):

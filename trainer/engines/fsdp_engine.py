@@ -4,9 +4,11 @@ Each process holds a part of every weight and of the optimiser, and computes a p
 the training loop; the others do what it does, one call after the other (`follow`).
 """
 
+import threading
 from collections import Counter
 from collections.abc import Iterator
 from dataclasses import replace
+from datetime import timedelta
 from pathlib import Path
 from typing import ClassVar
 
@@ -30,6 +32,7 @@ from trainer.weights import save_model
 
 SHARDS = "shards"
 END = "end"
+LONGEST_WAIT = timedelta(days=7)
 FOLLOWED = ("forward_backward", "optim_step", "logprobs")
 
 
@@ -47,11 +50,15 @@ class FsdpEngine(TorchEngine):
 
     def __init__(self, source: Path, config: FsdpEngineConfig, *, with_reference: bool = False) -> None:
         """Join the processes of torchrun and divide the model. Raises TrainingError, ConfigError for what cannot be divided."""
+        self._turn, self._closed = threading.Lock(), False
         if config.lora is not None or config.halve_when_out_of_memory:
             raise ConfigError("engine fsdp: lora and halve_when_out_of_memory are settings of the engine torch")
         if not dist.is_initialized():
+            if not dist.is_torchelastic_launched():
+                raise ConfigError("engine fsdp: start it by torchrun --nproc-per-node N -m services.cli serve trainer ...")
             with boundary(TrainingError, "torchrun"):
-                dist.init_process_group("nccl" if config.device == "cuda" else "gloo")
+                # between two steps the others wait for process 0, which may wait for groups for long
+                dist.init_process_group("nccl" if config.device == "cuda" else "gloo", timeout=LONGEST_WAIT)
         self.rank, self._world = dist.get_rank(), dist.get_world_size()
         if config.device == "cuda":
             torch.cuda.set_device(self.rank % torch.cuda.device_count())
@@ -68,39 +75,50 @@ class FsdpEngine(TorchEngine):
             except TrainingError:
                 continue  # process 0 met the same and decides
 
-    def end(self) -> None:
-        """Let the others go; on process 0, once."""
-        self._told((END, ()))
+    def close(self) -> None:
+        """Let the others go, after what is being computed; on process 0. What is asked for later is refused."""
+        with self._turn:
+            if not self._closed:
+                self._told((END, ()))
+                self._closed = True
 
     def forward_backward(self, batch: Batch, loss: LossFunction, tokens: int | None = None) -> Pass:
         """Add the gradient of that loss over the batch, each process its part."""
-        return super().forward_backward(*self._told(("forward_backward", (batch, loss, tokens)))[1])
+        with self._turn:
+            return super().forward_backward(*self._told(("forward_backward", (batch, loss, tokens)))[1])
 
     def optim_step(self, params: AdamParams) -> float:
         """Clip by the norm over all parts, step, clear the gradient."""
-        return super().optim_step(*self._told(("optim_step", (params,)))[1])
+        with self._turn:
+            return super().optim_step(*self._told(("optim_step", (params,)))[1])
 
     def logprobs(self, batch: Batch) -> Tensor:
         """Nats of every completion token, (B, T) float32, 0.0 elsewhere."""
-        return super().logprobs(*self._told(("logprobs", (batch,)))[1])
+        with self._turn:
+            return super().logprobs(*self._told(("logprobs", (batch,)))[1])
 
     def state_dict(self) -> dict[str, Tensor]:
         """The whole weights, gathered on process 0."""
-        self._told(("_weights", ()))
-        return self._weights()
+        with self._turn:
+            self._told(("_weights", ()))
+            return self._weights()
 
     def save(self, directory: Path) -> None:
         """Each process writes its part of weights and optimiser; process 0 the Hugging Face directory too."""
-        self._told(("_save_parts", (directory,)))
-        self._save_parts(directory)
+        with self._turn:
+            self._told(("_save_parts", (directory,)))
+            self._save_parts(directory)
 
     def load(self, directory: Path) -> None:
         """Continue from what `save` wrote, by as many processes or another number."""
-        self._told(("_load_parts", (directory,)))
-        self._load_parts(directory)
+        with self._turn:
+            self._told(("_load_parts", (directory,)))
+            self._load_parts(directory)
 
     def _told(self, call: tuple[str, tuple[object, ...]] | None) -> tuple[str, tuple]:  # pyright: ignore
         """Process 0 says a method and its arguments; the others hear it."""
+        if self._closed:
+            raise TrainingError("the engine was closed")
         told = [call]
         dist.broadcast_object_list(told, src=0)
         assert told[0] is not None, "process 0 says what is done"

@@ -139,6 +139,10 @@ class TinkerEngine:
         self._broken = ""
         log.info("tinker_restored", state=state.state)
 
+    def close(self) -> None:
+        """End the session at the service."""
+        self.service.close()
+
     @property
     def _model(self) -> TinkerModel:
         """The adapter; made when it is first needed, because a checkpoint brings its own."""

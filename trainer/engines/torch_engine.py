@@ -135,6 +135,9 @@ class TorchEngine:
         """A copy of the weights under their Hugging Face names, adapters merged."""
         return snapshot(self._weights())
 
+    def close(self) -> None:
+        """Nothing works for this engine elsewhere."""
+
     def save(self, directory: Path) -> None:
         """Write a Hugging Face directory `model` in float32, and the optimiser and random states beside it."""
         state = {

@@ -44,7 +44,7 @@ def main(model: Path, out: Path) -> None:
         engine = FsdpEngine(model, config)
         if engine.rank == 0:
             came_out[half.__name__] = half(engine, out)
-            engine.end()
+            engine.close()
         else:
             engine.follow()
     if engine.rank == 0:

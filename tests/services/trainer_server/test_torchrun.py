@@ -1,0 +1,51 @@
+"""A trainer over two processes: one serves and takes groups, both compute."""
+
+import asyncio
+import os
+import signal
+import subprocess
+import sys
+from pathlib import Path
+
+from core.settings import child_environ
+from services.sdk.rollout_client import RolloutClient
+from tests.services.rollout_api.harness import serving
+from tests.services.small_policy import ROOT, natgym
+from tests.trainer.toy import pair
+from trainer.metrics import read_metrics
+
+TORCHRUN = (sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node=2", "-m", "services.cli")
+SECTION = "trainer.engine.name=fsdp", "trainer.groups_per_batch=2", "trainer.group_size=2", "trainer.loop.max_steps=2"
+
+
+async def test_two_processes_take_groups_and_learn_from_them(random_policy: Path, tmp_path: Path):
+    async with serving(tmp_path / "q") as api, RolloutClient(api) as client:
+        settings = [part for one in SECTION for part in ("--set", one)]
+        process = subprocess.Popen(
+            [*TORCHRUN, "serve", "trainer", "--port", "0", "--api-url", api, "--model", str(random_policy),
+             "--out", str(tmp_path / "run"), *settings],
+            cwd=ROOT, env=child_environ(PYTHONPATH=str(ROOT), OMP_NUM_THREADS="1"), stderr=subprocess.PIPE, text=True,
+        )  # fmt: skip
+        async with asyncio.timeout(200):
+            while (run := (await client.status()).run) is None:
+                assert process.poll() is None, process.communicate()[1][-3000:]
+                await asyncio.sleep(0.2)
+            for step in (0, 1):
+                for name in "ab":
+                    await client.post_group(pair(f"{name}{step}", version=step))
+                while run is None or run.step <= step:
+                    assert process.poll() is None, process.communicate()[1][-3000:]
+                    await asyncio.sleep(0.2)
+                    run = (await client.status()).run
+        os.kill(process.pid, signal.SIGTERM)
+        _, told = await asyncio.to_thread(process.communicate, timeout=100)
+    assert [record.rollouts_trained for record in read_metrics(tmp_path / "run" / "metrics.jsonl")] == [4, 4], told[-3000:]
+    assert "follows rank=1" in told
+
+
+def test_one_process_is_told_how_to_be_several(random_policy: Path, tmp_path: Path):
+    done = natgym(
+        "serve", "trainer", "--model", str(random_policy), "--out", str(tmp_path), "--set", "trainer.engine.name=fsdp"
+    )
+    assert done.returncode == 2
+    assert "torchrun --nproc-per-node N -m services.cli serve trainer" in done.stderr
