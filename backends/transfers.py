@@ -2,6 +2,7 @@
 
 import os
 from collections.abc import Awaitable, Callable, Iterator, Mapping
+from errno import ENAMETOOLONG
 from pathlib import Path
 from typing import NamedTuple, Protocol
 
@@ -63,14 +64,23 @@ def must_be_empty(destination: Path) -> None:
 
 
 def write_below(destination: Path, name: str, data: bytes) -> None:
-    """Write a file whose name `names_in` accepted. Raises FileExistsError where something is there already."""
+    """Write a file whose name `names_in` accepted.
+
+    Raises FileExistsError where something is there already, SandboxPathError for a name too long for this machine.
+    """
     target = destination / name
     try:
         target.parent.mkdir(parents=True, exist_ok=True)
         with target.open("xb") as file:
             file.write(data)
-    except NotADirectoryError as error:
+    except (NotADirectoryError, IsADirectoryError) as error:
         raise FileExistsError(name) from error
+    except OSError as error:
+        if error.errno != ENAMETOOLONG:
+            raise
+        raise SandboxPathError(
+            f"{name[:100]}...: too long for a path of this machine", problem=PathProblem.TOO_LARGE
+        ) from error
 
 
 def too_much(path: str, found: str) -> SandboxPathError:

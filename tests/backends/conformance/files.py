@@ -25,6 +25,17 @@ TRAPS = {
 }
 
 
+NOT_FILES = ("/dev/zero", "/dev/ptmx", "/proc/self/fd/1", "/proc/kmsg", "/dev/shm", "/proc/1/root/etc/passwd")
+
+
+@case("hides_host")
+async def devices_and_what_the_kernel_shows_are_not_read(place: Place):
+    for path in NOT_FILES:
+        with pytest.raises(SandboxPathError):
+            await place.sandbox.read(path)
+    assert await place.sandbox.alive()
+
+
 @case.table("not read", {name: f"{command}\0{path}" for name, (command, path) in TRAPS.items()})
 async def only_regular_files_are_read(place: Place, trap: str):
     command, _, path = trap.partition("\0")
@@ -94,6 +105,15 @@ async def a_sparse_giant_is_not_read(place: Place):
 
 
 @case()
+async def a_sparse_giant_is_no_larger_than_a_file_may_be(place: Place):
+    assert (await place.sh("truncate -s 1T giant")).exit_code != 0
+    await place.text("for i in 1 2 3 4; do truncate -s 60M bomb$i; done")
+    with TemporaryDirectory() as directory, pytest.raises(SandboxPathError) as refused:
+        await place.sandbox.download("/workspace", Path(directory), max_bytes=1 << 20)
+    assert refused.value.problem is PathProblem.TOO_LARGE
+
+
+@case()
 async def a_name_with_a_newline_is_a_name(place: Place):
     await place.sandbox.write("a\nb \u00fc", b"1")
     assert await place.sandbox.read("a\nb \u00fc") == b"1"
@@ -123,6 +143,46 @@ async def a_deep_tree_and_strange_names_do_not_break_the_list(place: Place):
     await place.sandbox.write("make.py", f"{deep}open('end', 'w').close()".encode())
     await place.text("python3 make.py")
     assert await place.sandbox.files() == ("make.py",)
+
+
+@case()
+async def names_that_are_longer_together_than_the_host_allows_are_refused(place: Place):
+    deep = "import os\nfor _ in range(30):\n    os.mkdir('d' * 200); os.chdir('d' * 200)\nopen('end', 'w').close()"
+    await place.sandbox.exec(["python3", "-I", "-S", "-c", deep], timeout_seconds=30)
+    assert len((await place.sandbox.files())[0]) > 6000
+    with TemporaryDirectory() as directory, pytest.raises(SandboxPathError) as refused:
+        await place.sandbox.download("/workspace", Path(directory))
+    assert refused.value.problem is PathProblem.TOO_LARGE
+
+
+@case()
+async def a_name_that_no_file_can_have_is_refused(place: Place):
+    for attempt in (place.sandbox.write("x" * 300, b""), place.sandbox.write("d/" * 3000 + "x", b"")):
+        with pytest.raises(SandboxPathError):
+            await attempt
+    assert await place.sandbox.alive()
+
+
+@case()
+async def an_upload_goes_through_no_link_and_into_no_device(place: Place):
+    await place.text("mkdir real; ln -s real linked; ln -s /dev/null null; mkfifo pipe; ln -s /etc/passwd passwd; ln -s / root")
+    for path in ("linked/a", "root/tmp/a", "null/a", "pipe/a"):
+        with pytest.raises(SandboxPathError):
+            await place.sandbox.upload({path: b"new"})
+    await place.sandbox.upload({"null": b"1", "pipe": b"2", "passwd": b"3"})
+    assert await place.text("cat null pipe passwd; find . -type l -o -type p | sort") == "123./linked\n./root\n"
+
+
+@case()
+async def an_upload_cannot_be_led_astray_while_it_goes_on(place: Place):
+    swapping = "mkdir other; while :; do mkdir -p real; rm -rf real; ln -s $PWD/other real; rm real; done 2>/dev/null"
+    racing = asyncio.create_task(place.sh(swapping, timeout_seconds=1))
+    while not racing.done():
+        try:
+            await place.sandbox.upload({"real/a": b"1", "real/d/b": b"2"})
+        except SandboxPathError:
+            continue
+    assert await place.text("ls -A other") == ""
 
 
 @case()

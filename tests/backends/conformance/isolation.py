@@ -23,6 +23,17 @@ async def a_file_of_the_host_is_not_there(place: Place):
 
 
 @case("hides_host")
+async def the_passwords_of_the_host_are_not_there(place: Place):
+    assert (await place.sh("cat /etc/shadow /etc/gshadow /etc/sudoers /etc/ssh/ssh_host_*_key")).stdout == b""
+
+
+@case("hides_host")
+async def a_terminal_is_its_own_and_those_of_the_host_are_not_there(place: Place):
+    listing = "import os; print(os.listdir('/dev/pts')); a, b = os.openpty(); print(os.ttyname(b))"
+    assert (await place.python(listing)).stdout == b"['ptmx']\n/dev/pts/0\n"
+
+
+@case("hides_host")
 async def the_sockets_of_daemons_are_not_there(place: Place):
     found = await place.sh("ls -d /run/docker.sock /var/run/docker.sock /run/containerd /run/systemd/private 2>/dev/null")
     assert found.stdout == b""
@@ -66,6 +77,17 @@ async def two_sandboxes_share_no_system_v_memory(place: Place):
     other = await place.backend.create(SPEC)
     found = await other.exec(["cat", "/proc/sysvipc/shm"], timeout_seconds=30)
     assert len(found.stdout.splitlines()) == 1
+
+
+@case("no_network")
+async def a_port_of_one_sandbox_is_not_one_of_another(place: Place):
+    listening = "import socket; s = socket.create_server(('127.0.0.1', 4711)); print('up', flush=True); s.accept()"
+    program = await place.sandbox.spawn(["python3", "-I", "-S", "-c", listening])
+    up = await program.receive()
+    assert up == (b"up\n" if place.capabilities.private_pids else b"")  # without namespaces there is no socket at all
+    other = await place.backend.create(SPEC)
+    call = "import socket; socket.create_connection(('127.0.0.1', 4711), 5)"
+    assert (await other.exec(["python3", "-I", "-S", "-c", call], timeout_seconds=30)).exit_code == 1
 
 
 @case("no_network")

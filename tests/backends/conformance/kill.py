@@ -26,6 +26,9 @@ ESCAPES = {
     "deaf to signals": "(trap '' TERM HUP INT; {s}; {s}) & wait",
     "nohup": "nohup {s} >/dev/null 2>&1 & wait",
     "stopped": "{s} & kill -STOP $!; wait",
+    "stopped and continued": "{s} & while :; do kill -STOP $!; kill -CONT $!; done",
+    "stops its group": "setsid {s} & {s} & kill -STOP 0",
+    "reads a terminal": "setsid python3 -c 'import pty; pty.spawn(\"{s}\".split())' || {s}",
     "stops its parent": "{s} & kill -STOP $PPID; wait",
     "respawner": "while true; do setsid sh -c '{s} & {s}' & sleep 0.01; done",
     "blocked on a pipe": "mkfifo p; (exec 3<>p; dd <&3 >/dev/null 2>&1) & {s}",
@@ -76,6 +79,13 @@ async def what_a_command_leaves_behind_ends_with_it(place: Place):
 async def a_child_that_holds_the_output_open_holds_nothing_up(place: Place):
     result = await place.sh("sleep 4000 & exit 0", timeout_seconds=60)
     assert (result.exit_code, result.timed_out) == (0, False)
+
+
+@case()
+async def a_comment_at_the_end_of_a_command_is_no_way_to_hide(place: Place):
+    command, mark = sleeper()
+    await place.sh(f"setsid {command} & {command} # {mark}", timeout_seconds=1)
+    assert processes_with(mark) == []
 
 
 @case()
@@ -135,6 +145,14 @@ async def orphans_do_not_become_zombies(place: Place):
     fork_twice = "    if not os.fork():\n        os.fork()\n        os._exit(0)\n    os.wait()\n"
     await place.python(f"import os\nfor _ in range(100):\n{fork_twice}")
     assert (await place.sandbox.stats()).processes == 1
+
+
+@case("private_pids", dangerous=True)
+async def stopping_everything_it_sees_stops_only_itself(place: Place):
+    command, mark = sleeper()
+    stopped = await place.sh(f"setsid {command} & kill -STOP -1; {command};:", timeout_seconds=1)
+    assert (stopped.timed_out, processes_with(mark)) == (True, [])
+    assert (await place.sh("echo alive")).stdout == b"alive\n"
 
 
 @case("private_pids", dangerous=True)

@@ -85,6 +85,21 @@ async def one_of_two_callers_may_be_cancelled(place: Place):
 
 
 @case()
+async def a_creation_that_is_cancelled_leaves_nothing(place: Place):
+    await place.sandbox.destroy()
+    before = footprint()
+    for turns in (1, 20, 200):
+        creating = asyncio.create_task(place.backend.create(SPEC))
+        for _ in range(turns):
+            await asyncio.sleep(0)
+        creating.cancel()
+        made = (await asyncio.gather(creating, return_exceptions=True))[0]
+        if not isinstance(made, BaseException):
+            await made.destroy()
+    assert footprint() == before
+
+
+@case()
 async def a_deadline_that_cannot_be_met_is_a_timeout(place: Place):
     with pytest.raises(StartTimeout) as late:
         await place.backend.create(SPEC, deadline_seconds=0.0001)

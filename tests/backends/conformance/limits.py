@@ -1,6 +1,11 @@
 """What a command may use up, and that the sandbox answers afterwards."""
 
-from backends.base import Feature, Limit, SandboxLost, SandboxSpec
+from pathlib import Path
+from tempfile import TemporaryDirectory
+
+import pytest
+
+from backends.base import Feature, Limit, SandboxError, SandboxLost, SandboxPathError, SandboxSpec
 from tests.backends.conformance.cases import Cases, Place
 
 case = Cases("limits")
@@ -77,6 +82,61 @@ async def memory_is_bounded_for_all_processes_together(place: Place):
     assert await place.sandbox.alive()
 
 
+ALONE = "kept = []\nwhile True:\n    kept.append(b'x' * (8 << 20))"
+
+
+@case(Limit.MEMORY, "private_pids", dangerous=True, spec=SandboxSpec(memory_mib=64, disk_mib=16, processes=64))
+async def a_process_that_takes_all_memory_ends_and_that_is_told(place: Place):
+    try:
+        result = await place.python(ALONE)
+    except SandboxLost:
+        return
+    assert result.exit_code != 0
+    assert result.out_of_memory or b"MemoryError" in result.stderr
+    assert await place.sandbox.alive()
+
+
+MILLION = """
+import os
+try:
+    for number in range(10**6):
+        os.close(os.open(str(number), os.O_WRONLY | os.O_CREAT))
+    print("all")
+except OSError as error:
+    print(error.strerror)
+"""
+
+
+@case(Limit.MEMORY, "private_pids", dangerous=True, spec=SandboxSpec(memory_mib=32, disk_mib=8, processes=64))
+async def a_million_empty_files_end_at_the_memory_that_they_take(place: Place):
+    try:
+        result = await place.python(MILLION, timeout_seconds=60)
+    except SandboxLost:
+        return  # it took the agent along, which is a Failure and not a hang
+    assert b"all" not in result.stdout
+    assert not result.timed_out
+
+
+MANY = """
+import os
+open("source", "w").close()
+for number in range(110_000):
+    os.link("source", f"n{number}")
+"""
+
+
+@case(Feature.RESET, Limit.DISK)  # in memory: a real disk takes a minute for them
+async def more_files_than_anybody_wants_to_know_of_are_counted_and_removed(place: Place):
+    assert (await place.python(MANY, timeout_seconds=60)).exit_code == 0
+    assert len(await place.sandbox.files(max_files=50)) == 50
+    with TemporaryDirectory() as directory, pytest.raises(SandboxPathError):
+        await place.sandbox.download("/workspace", Path(directory))
+    with pytest.raises(SandboxError, match="no snapshot"):
+        await place.sandbox.snapshot()
+    await place.sandbox.reset()
+    assert await place.sandbox.files() == ()
+
+
 WRITABLE = {"workspace": "/workspace", "tmp": "/tmp", "shared memory": "/dev/shm"}
 
 
@@ -109,11 +169,20 @@ async def a_command_that_uses_up_its_descriptors_harms_only_itself(place: Place)
 
 @case()
 async def a_gigabyte_of_output_is_counted_and_not_kept(place: Place):
+    Path("/proc/self/clear_refs").write_text("5")  # the peak counts from here
+    before = resident_kib("VmRSS")
     result = await place.sh(
         "head -c 500000000 /dev/zero; head -c 500000000 /dev/zero >&2", timeout_seconds=100, max_output=1000
     )
     assert (len(result.stdout), len(result.stderr), result.truncated) == (1000, 1000, True)
     assert (result.stdout_total, result.stderr_total) == (500_000_000, 500_000_000)
+    assert resident_kib("VmHWM") - before < 16 << 10
+
+
+def resident_kib(field: str) -> int:
+    """Memory of this process, as the kernel's status of it says under that name."""
+    lines = Path("/proc/self/status").read_text().splitlines()
+    return next(int(line.split()[1]) for line in lines if line.startswith(field))
 
 
 @case()
