@@ -8,6 +8,7 @@ from typing import NamedTuple
 
 from core.errors import TrainingError, boundary
 from trainer.config import TrainerConfig
+from trainer.engines.fsdp_engine import FsdpEngineConfig
 from trainer.engines.torch_engine import Precision, TorchEngineConfig
 
 FLOAT32 = 4
@@ -18,20 +19,32 @@ CHUNK_COPIES = 3
 
 
 class Memory(NamedTuple):
-    """Bytes by what they are for, and what was counted."""
+    """Bytes by what they are for, and what was counted. Of one process, where several divide the model."""
 
     parameters: int
     learned: int
+    processes: int
     parts: dict[str, int]
+    """Where the model is computed."""
+    host: dict[str, int]
+    """In the host's memory, where that is another one."""
 
     @property
     def total(self) -> int:
-        """Bytes of one process that holds all of it."""
+        """Bytes where the model is computed."""
         return sum(self.parts.values())
 
+    @property
+    def host_total(self) -> int:
+        """Bytes of the host's memory, of all processes together."""
+        return sum(self.host.values())
 
-def memory_needed(config: TrainerConfig, *, with_reference: bool) -> Memory:
-    """What the trainer will hold at its fullest. Raises TrainingError for a model or an engine that it cannot judge."""
+
+def memory_needed(config: TrainerConfig, *, with_reference: bool, samples_here: bool = True) -> Memory:
+    """What the trainer will hold at its fullest; `samples_here` where it also serves the policy.
+
+    Raises TrainingError for a model or an engine that it cannot judge.
+    """
     import torch
     from transformers import AutoConfig, AutoModelForCausalLM
 
@@ -54,13 +67,21 @@ def memory_needed(config: TrainerConfig, *, with_reference: bool) -> Memory:
         kept += FLOAT32 * text.num_hidden_layers  # the input of each layer stays, one layer at a time is whole
     chunk = min(LOGITS_PER_CHUNK, engine.micro_batch_tokens * text.vocab_size)
     twin = with_reference and engine.lora is None
-    parts = {
+    divided = {
         "weights": FLOAT32 * (parameters + (learned if engine.lora is not None else 0)),
         "gradients": FLOAT32 * learned,
         "optimiser": FLOAT32 * ADAM_MOMENTS * learned,
         "reference": FLOAT32 * parameters if twin else 0,
+    }
+    whole = {
         "activations": engine.micro_batch_tokens * text.hidden_size * kept,
         "logits": FLOAT32 * CHUNK_COPIES * chunk,
-        "copy for the sampler": FLOAT32 * parameters,
+        "copy for the sampler": FLOAT32 * parameters if samples_here else 0,
     }
-    return Memory(parameters, learned, parts)
+    processes = (engine.processes or 1) if isinstance(engine, FsdpEngineConfig) else 1
+    if isinstance(engine, FsdpEngineConfig) and engine.offload:
+        # of the model, two layers are on the device: the one that is computed and the one that comes
+        layer = FLOAT32 * parameters // max(text.num_hidden_layers, 1)
+        return Memory(parameters, learned, processes, {"two layers": 2 * layer, **whole}, divided)
+    parts = {name: -(-size // processes) for name, size in divided.items()}
+    return Memory(parameters, learned, processes, {**parts, **whole}, {})

@@ -1,9 +1,16 @@
 """`natgym train NAME`: all three services for one environment, without evaluations."""
 
 import argparse
+from typing import TYPE_CHECKING
 
 from core.settings import Settings
 from services.commands import up
+
+if TYPE_CHECKING:
+    from pydantic import JsonValue
+
+    from services.trainer_server.config import TrainerServerConfig
+    from trainer.memory import Memory
 
 GIB = 1 << 30
 
@@ -11,7 +18,7 @@ GIB = 1 << 30
 def configure(parser: argparse.ArgumentParser) -> None:
     """Declare the arguments: those of `natgym up`, after the environment."""
     parser.add_argument("name", metavar="ENVIRONMENT")
-    parser.add_argument("--dry-run", action="store_true", help="print the resolved config and the memory it needs, and end")
+    parser.add_argument("--dry-run", action="store_true", help="print the resolved config and what the run needs, and end")
     up.configure(parser)
     parser.set_defaults(eval_tasks=0)
 
@@ -29,8 +36,6 @@ def _dry_run(arguments: argparse.Namespace, settings: Settings) -> int:
     from services.arena import make_environment
     from services.run_file import NAT_SMALL, run_file
     from services.trainer_server.config import TrainerServerConfig
-    from trainer.algorithms.base import ALGORITHMS
-    from trainer.memory import memory_needed
 
     file = run_file(arguments, NAT_SMALL).with_flags(
         trainer__model=arguments.model,
@@ -41,14 +46,32 @@ def _dry_run(arguments: argparse.Namespace, settings: Settings) -> int:
     )
     make_environment(arguments.name, file, settings)
     config = file.section("trainer", TrainerServerConfig)
-    algorithm = ALGORITHMS.load(config.algorithm.name)(config.algorithm)
-    memory = memory_needed(config, with_reference=algorithm.needs_reference)
     resolved = {**file.sections().model_dump(mode="json", exclude_defaults=True), "trainer": config.model_dump(mode="json")}
+    needs, told, lines = _needs(config)
     if arguments.json:
-        print(json.dumps({"config": resolved, "memory": memory._asdict()}))
+        print(json.dumps({"config": resolved, needs: told}))
         return 0
-    print(json.dumps(resolved, indent=2))
-    for part, size in memory.parts.items():
-        print(f"{part:22} {size / GIB:9.3f} GiB")
-    print(f"{'memory':22} {memory.total / GIB:9.3f} GiB   {memory.learned:,} of {memory.parameters:,} parameters learn")
+    print("\n".join([json.dumps(resolved, indent=2), *lines]))
     return 0
+
+
+def _needs(config: "TrainerServerConfig") -> "tuple[str, dict[str, JsonValue], list[str]]":
+    """What the run will need, as a name, as figures, and as lines: memory here, or a service elsewhere."""
+    from trainer.algorithms.base import ALGORITHMS
+    from trainer.engines.tinker_engine import TinkerEngineConfig, plan
+    from trainer.memory import memory_needed
+
+    algorithm = ALGORITHMS.load(config.algorithm.name)(config.algorithm)
+    if isinstance(config.engine, TinkerEngineConfig):
+        service = plan(config.model, config.engine, algorithm)
+        return "service", dict(service), [f"{part:22} {text}" for part, text in service.items()]
+    memory = memory_needed(config, with_reference=algorithm.needs_reference)
+    return "memory", memory._asdict(), _memory_lines(memory)
+
+
+def _memory_lines(memory: "Memory") -> list[str]:
+    lines = [f"{part:22} {size / GIB:9.3f} GiB" for part, size in memory.parts.items()]
+    return [
+        *lines,
+        f"{'memory':22} {memory.total / GIB:9.3f} GiB   {memory.learned:,} of {memory.parameters:,} parameters learn",
+    ]

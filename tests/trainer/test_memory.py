@@ -40,6 +40,15 @@ def test_checkpointing_and_smaller_micro_batches_save_activations(toy_model: Pat
     assert needed(toy_model, "engine.micro_batch_tokens=384").parts["activations"] == plain // 2
 
 
+def test_processes_divide_the_model_and_offloading_takes_it_off_the_device(toy_model: Path):
+    plain, fsdp = needed(toy_model), ("engine.name=fsdp", "engine.processes=4")
+    four, host = needed(toy_model, *fsdp), needed(toy_model, *fsdp, "engine.offload=true")
+    assert four.parts["optimiser"] == plain.parts["optimiser"] // 4
+    assert four.parts["activations"] == plain.parts["activations"]
+    assert host.host["optimiser"] == plain.parts["optimiser"]
+    assert "optimiser" not in host.parts
+
+
 def test_nothing_is_loaded(toy_model: Path, tmp_path: Path):
     (tmp_path / "config.json").write_bytes((toy_model / "config.json").read_bytes())
     assert needed(tmp_path).parameters == needed(toy_model).parameters

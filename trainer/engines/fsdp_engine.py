@@ -14,11 +14,12 @@ from typing import ClassVar
 
 import torch
 import torch.distributed as dist
+from pydantic import Field
 from torch import Tensor
 from torch.distributed.checkpoint.state_dict import StateDictOptions, get_model_state_dict, get_state_dict, set_state_dict
 from torch.distributed.checkpoint.state_dict_loader import load as load_parts
 from torch.distributed.checkpoint.state_dict_saver import save as save_parts
-from torch.distributed.fsdp import MixedPrecisionPolicy, fully_shard
+from torch.distributed.fsdp import CPUOffloadPolicy, MixedPrecisionPolicy, OffloadPolicy, fully_shard
 from torch.distributed.tensor import DTensor
 from transformers import PreTrainedModel
 
@@ -41,6 +42,8 @@ class FsdpEngineConfig(TorchEngineConfig):
 
     name: str = "fsdp"
     halve_when_out_of_memory: bool = False  # one process alone cannot: the others wait for it
+    processes: int | None = Field(default=None, ge=1, description="how many torchrun starts; another number is refused")
+    offload: bool = Field(default=False, description="weights, gradients and optimiser stay in the host's memory")
 
 
 class FsdpEngine(TorchEngine):
@@ -58,11 +61,15 @@ class FsdpEngine(TorchEngine):
                 raise ConfigError("engine fsdp: start it by torchrun --nproc-per-node N -m services.cli serve trainer ...")
             with boundary(TrainingError, "torchrun"):
                 # between two steps the others wait for process 0, which may wait for groups for long
-                dist.init_process_group("nccl" if config.device == "cuda" else "gloo", timeout=LONGEST_WAIT)
+                # what is offloaded is summed where it lies, by gloo
+                dist.init_process_group("cpu:gloo,cuda:nccl" if config.device == "cuda" else "gloo", timeout=LONGEST_WAIT)
         self.rank, self._world = dist.get_rank(), dist.get_world_size()
+        if config.processes not in (None, self._world):
+            raise ConfigError(f"engine.processes = {config.processes}, and torchrun started {self._world}")
         if config.device == "cuda":
             torch.cuda.set_device(self.rank % torch.cuda.device_count())
             config = config.model_copy(update={"device": f"cuda:{torch.cuda.current_device()}"})
+        self._fsdp = config
         super().__init__(source, config, with_reference=with_reference)
 
     def follow(self) -> None:
@@ -132,9 +139,10 @@ class FsdpEngine(TorchEngine):
     def _divide(self, scorer: Scorer) -> None:
         mixed = self._config.precision is Precision.BFLOAT16 and self._device.type == "cuda"
         policy = MixedPrecisionPolicy(torch.bfloat16, torch.float32) if mixed else MixedPrecisionPolicy()
-        for layer in _layers(scorer.model):
-            fully_shard(layer, mp_policy=policy)
-        fully_shard(scorer, mp_policy=policy)
+        on_gpu = self._device.type == "cuda"
+        offload = CPUOffloadPolicy(pin_memory=on_gpu) if self._fsdp.offload else OffloadPolicy()
+        for module in (*_layers(scorer.model), scorer):
+            fully_shard(module, mp_policy=policy, offload_policy=offload)
 
     def _shares(self, batch: Batch) -> Iterator[Batch]:
         """As many micro-batches on every process, because weights are gathered together; what is missing is an empty one."""

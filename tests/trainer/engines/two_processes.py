@@ -38,10 +38,10 @@ def second_half(engine: TorchEngine, out: Path) -> dict[str, object]:
 
 
 def main(model: Path, out: Path) -> None:
-    config = FsdpEngineConfig(micro_batch_tokens=MICRO_BATCH_TOKENS)
     came_out: dict[str, object] = {}
     for half in (first_half, second_half):
-        engine = FsdpEngine(model, config)
+        offload = half is second_half
+        engine = FsdpEngine(model, FsdpEngineConfig(micro_batch_tokens=MICRO_BATCH_TOKENS, processes=2, offload=offload))
         if engine.rank == 0:
             came_out[half.__name__] = half(engine, out)
             engine.close()
