@@ -65,13 +65,17 @@ def _needs(config: "TrainerServerConfig") -> "tuple[str, dict[str, JsonValue], l
     if isinstance(config.engine, TinkerEngineConfig):
         service = plan(config.model, config.engine, algorithm)
         return "service", dict(service), [f"{part:22} {text}" for part, text in service.items()]
-    memory = memory_needed(config, with_reference=algorithm.needs_reference)
+    samples_here = config.external is None
+    memory = memory_needed(config, with_reference=algorithm.needs_reference, samples_here=samples_here)
     return "memory", memory._asdict(), _memory_lines(memory)
 
 
 def _memory_lines(memory: "Memory") -> list[str]:
+    each = f" in each of {memory.processes} processes" if memory.processes > 1 else ""
+    learned = f"{memory.learned:,} of {memory.parameters:,} parameters learn"
     lines = [f"{part:22} {size / GIB:9.3f} GiB" for part, size in memory.parts.items()]
-    return [
-        *lines,
-        f"{'memory':22} {memory.total / GIB:9.3f} GiB   {memory.learned:,} of {memory.parameters:,} parameters learn",
-    ]
+    lines.append(f"{'memory':22} {memory.total / GIB:9.3f} GiB{each}   {learned}")
+    if memory.host:
+        lines += [f"{part:22} {size / GIB:9.3f} GiB of the host's memory" for part, size in memory.host.items()]
+        lines.append(f"{'host memory':22} {memory.host_total / GIB:9.3f} GiB for all processes together")
+    return lines

@@ -56,13 +56,14 @@ def test_another_process_is_given_the_same_file(tmp_path: Path):
     assert RunFile(path, ("env.number=3",)).arguments() == ["--config", str(path), "--set=env.number=3"]
 
 
-def test_the_shipped_file_is_one_that_every_service_takes():
+@pytest.mark.parametrize("path", sorted(NAT_SMALL.parent.glob("*.toml")), ids=lambda path: path.stem)
+def test_a_shipped_file_is_one_that_every_service_takes(path: Path):
     from environments.policy import PolicyConfig
     from services.arena import RolloutsConfig
     from services.rollout_api.server import RolloutApiConfig
     from services.trainer_server.config import TrainerServerConfig
 
-    file = RunFile(NAT_SMALL)
+    file = RunFile(path)
     assert file.section("trainer", TrainerServerConfig).algorithm.name == "grpo"
     file.section("rollouts", RolloutsConfig)
     file.section("api", RolloutApiConfig)

@@ -23,6 +23,14 @@ def test_a_dry_run_tells_the_resolved_config_and_the_memory(random_policy: Path)
     assert memory["parts"]["optimiser"] == 8 * memory["learned"]
 
 
+def test_a_dry_run_divides_by_the_processes_that_the_config_names(random_policy: Path):
+    done = dry_run(random_policy, "--config", str(ROOT / "services" / "configs" / "h100_8.toml"))
+    assert done.returncode == 0, done.stderr
+    assert "in each of 4 processes" in done.stdout
+    assert "GiB of the host's memory" in done.stdout
+    assert "copy for the sampler       0.000 GiB" in done.stdout
+
+
 def test_a_wrong_key_is_one_line(random_policy: Path):
     done = dry_run(random_policy, "--set", "trainer.algorithm.clip_lo=0.1")
     assert done.returncode == 2
