@@ -1,11 +1,13 @@
 """The section `trainer` of a run's file."""
 
 from pathlib import Path
+from typing import Self
 
-from pydantic import Field
+from pydantic import Field, model_validator
 
 from services.policy_folder import SHIPPED_POLICY
 from trainer.config import TrainerConfig
+from trainer.engines.tinker_engine import TinkerEngineConfig
 from trainer.inference.external import ExternalConfig
 from trainer.inference.local_engine import LocalEngineConfig
 
@@ -26,3 +28,9 @@ class TrainerServerConfig(TrainerConfig):
     stuck_after_seconds: float = Field(default=180.0, gt=0, description="what stands still for so long is named in the log")
     inference: LocalEngineConfig = LocalEngineConfig()
     external: ExternalConfig | None = Field(default=None, description="SGLang servers that sample instead of this process")
+
+    @model_validator(mode="after")
+    def _samples_where_it_trains(self) -> Self:
+        if self.external is not None and isinstance(self.engine, TinkerEngineConfig):
+            raise ValueError("external: the engine 'tinker' samples at its own service; leave trainer.external out")
+        return self

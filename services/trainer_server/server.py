@@ -31,11 +31,13 @@ from tool_call_parsers.base import PARSERS
 from tool_call_parsers.rendering import Renderer
 from trainer.checkpoints import CheckpointStore
 from trainer.config import make_checkpoints, make_learner
-from trainer.engines.base import MODEL_FOLDER
+from trainer.engines.base import MODEL_FOLDER, Engine
+from trainer.engines.tinker_engine import TinkerEngine
 from trainer.inference.base import InferenceEngine
 from trainer.inference.external import ExternalEngine
 from trainer.inference.local_engine import LocalEngine
 from trainer.inference.openai_server import create_app
+from trainer.inference.tinker_sampler import TinkerSampler
 from trainer.loop import TrainLoop
 from trainer.metrics import MetricsFile, StepRecord
 from trainer.reporters import REPORTERS, Reporter
@@ -57,7 +59,7 @@ class Trainer:
         self._reporters += [REPORTERS.load(name)(config.out, self._run_id, done) for name in config.report_to]
         renderer = Renderer.from_directory(config.model)
         newest = _newest_model(checkpoints, config.model)
-        self._engine = _make_engine(config, newest, renderer, self._loop.progress.policy_version)
+        self._engine = _make_engine(config, learner.engine, newest, renderer, self._loop.progress.policy_version)
         parser = PARSERS.load(config.parser)()
         app = create_app(self._engine, renderer, parser, model_id=config.model_id, model_path=str(config.model.resolve()))
         self.app = BearerAuth(app, token)
@@ -154,8 +156,12 @@ def run_id(out: Path) -> str:
     return file.read_text(encoding="utf-8").strip()
 
 
-def _make_engine(config: TrainerServerConfig, newest: Path, renderer: Renderer, version: int) -> InferenceEngine:
+def _make_engine(
+    config: TrainerServerConfig, trained: Engine, newest: Path, renderer: Renderer, version: int
+) -> InferenceEngine:
     """Who samples for this run, with its newest weights."""
+    if isinstance(trained, TinkerEngine):
+        return TinkerSampler(trained, renderer.decode, version=version)
     if config.external is None:
         return LocalEngine.load(newest, config.inference, decode=renderer.decode, version=version)
     # what these servers hold is unknown until the loop publishes: counted as the oldest version, never as the newest

@@ -18,7 +18,7 @@ from core.config import Config, read_file, validated
 from core.errors import ConfigError, NatgymError, TrainingError, UnknownName, boundary
 from core.logs import get_logger
 from core.settings import read_secret
-from trainer.algorithms.base import AdamParams, LossFunction
+from trainer.algorithms.base import AdamParams, Algorithm, LossFunction
 from trainer.batch import Batch
 from trainer.engines.base import MODEL_FOLDER, EngineConfig, Pass
 from trainer.engines.tinker_losses import (
@@ -73,8 +73,7 @@ class TinkerEngine:
         Raises ConfigError for a key that is missing or refused, UnknownName for a model that the service does not have,
         TrainingError where nobody answers.
         """
-        if with_reference:
-            raise ConfigError("the engine 'tinker' has no frozen model to compare with: set algorithm.kl = 0, and no dpo")
+        _refuse_reference(with_reference)
         self.config, self.vocabulary = config, _vocabulary(source)
         self.base_model = config.base_model or str(source)
         self.service = TinkerService(config.base_url, read_secret(KEY_VARIABLE), config.call_seconds)
@@ -187,6 +186,27 @@ class TinkerEngine:
             raise TrainingError(f"a row has {longest} tokens, more than engine.max_length = {self.config.max_length}")
         if int(batch.lengths.min()) < 2:
             raise TrainingError("a row of less than two tokens has nothing to learn")
+
+
+def plan(source: Path, config: TinkerEngineConfig, algorithm: Algorithm) -> dict[str, str]:
+    """What a run would do at the service, told without asking it. Raises ConfigError."""
+    _refuse_reference(algorithm.needs_reference)
+    known = None if config.exact_loss else service_loss(algorithm.loss)
+    settings = ", ".join(f"{name} {value:g}" for name, value in (known.settings if known else {}).items())
+    here = "ours, computed here: two passes, the second as cross_entropy"
+    return {
+        "service": config.base_url or "TINKER_BASE_URL, else Tinker's own",
+        "key": f"{KEY_VARIABLE} is {'set' if read_secret(KEY_VARIABLE) else 'not set: the run will not start'}",
+        "base model": f"{config.base_model or source}, {_vocabulary(source):,} token ids",
+        "adapters": f"rank {config.rank}; weights and optimiser stay at the service",
+        "loss": here if known is None else f"{known.name}{f' ({settings})' if settings else ''}: one pass at the service",
+        "memory": "next to none here: no model is loaded",
+    }
+
+
+def _refuse_reference(wanted: bool) -> None:
+    if wanted:
+        raise ConfigError("the engine 'tinker' has no frozen model to compare with: set algorithm.kl = 0, and no dpo")
 
 
 def _vocabulary(source: Path) -> int:
