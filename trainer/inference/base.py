@@ -64,6 +64,8 @@ class GenerationRequest(Value):
     prompt_ids: TokenIds = Field(min_length=1)
     params: SamplingParams = SamplingParams()
     session_id: str | None = None
+    client: str | None = None
+    """Who asks: clients that wait take turns."""
     constraint: Callable[[], TokenConstraint] | None = None
     """Makes what masks the logits; logprobs are then those of the masked distribution."""
 
@@ -134,6 +136,10 @@ class QueueFull(PolicyError):
     def __init__(self, message: str, retry_after_seconds: float = 1.0) -> None:
         self.retry_after_seconds = retry_after_seconds
         super().__init__(message)
+
+
+class ClientQueueFull(QueueFull):
+    """As many requests of this client wait as one client may have waiting; others may still ask."""
 
 
 class EngineClosed(PolicyError):

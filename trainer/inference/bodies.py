@@ -1,6 +1,6 @@
 """What clients may send: the bodies of the endpoints that sample or encode, and what they mean to an engine.
 
-Keys that change nothing here (`user`, `metadata`) are passed over. Keys that ask for something that is not done are
+Keys that change nothing here (`metadata`, `store`) are passed over. Keys that ask for something that is not done are
 refused, so that nobody gets samples of another distribution than the one asked for.
 """
 
@@ -80,6 +80,7 @@ class SamplingBody(Asked):
     stream_options: StreamOptions | None = None
     return_token_ids: bool = False
     session_id: str | None = None
+    user: str | None = None
 
     @property
     def choices(self) -> int:
@@ -245,6 +246,7 @@ class GenerateBody(Asked):
     return_logprob: bool = False
     stream: Literal[False] = False
     session_id: str | None = None
+    user: str | None = None
 
     @model_validator(mode="after")
     def _one_prompt(self) -> Self:
@@ -313,7 +315,7 @@ def requests_of(
     prompt_ids: TokenIds,
     params: SamplingParams,
     choices: int,
-    session_id: str | None,
+    body: SamplingBody | GenerateBody,
     constraint: Callable[[], TokenConstraint] | None = None,
 ) -> list[GenerationRequest]:
     """One request a choice; with a seed, choice i draws from seed + i."""
@@ -321,7 +323,8 @@ def requests_of(
         GenerationRequest(
             prompt_ids=prompt_ids,
             params=params if params.seed is None else params.model_copy(update={"seed": params.seed + index}),
-            session_id=session_id,
+            session_id=body.session_id,
+            client=body.user,
             constraint=constraint,
         )
         for index in range(choices)

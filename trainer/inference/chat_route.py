@@ -31,7 +31,7 @@ class ChatTurn:
         max_tokens = body.max_completion_tokens or body.max_tokens or served.engine.max_length
         self.params = body.params(max_tokens, served.renderer.eos_ids)
         self.constraint = self._constraint()
-        self.requests = requests_of(self.prompt_ids, self.params, body.choices, body.session_id, self.constraint)
+        self.requests = requests_of(self.prompt_ids, self.params, body.choices, body, self.constraint)
 
     def parse(self, token_ids: Sequence[int]) -> ParsedCompletion:
         """What was said. Without tools on offer, what looks like a call is text."""

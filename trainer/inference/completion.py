@@ -17,7 +17,7 @@ class Completion:
 
     def __init__(self, request: GenerationRequest, seed: int, max_length: int, decode: Decode | None) -> None:
         params = request.params
-        self.params, self.session_id = params, request.session_id
+        self.params, self.session_id, self.client = params, request.session_id, request.client
         self.tokens = list(request.prompt_ids)
         self.prompt_length = len(self.tokens)
         self.prompt_keys = block_keys(self.tokens)

@@ -23,7 +23,7 @@ class TextCompletion:
         self.served, self.body = served, body
         self.params = body.params(body.max_tokens or DEFAULT_MAX_TOKENS, served.renderer.eos_ids)
         self.prompts = [self._ids(prompt) for prompt in body.prompts]
-        self.requests = [one for ids in self.prompts for one in requests_of(ids, self.params, body.choices, body.session_id)]
+        self.requests = [one for ids in self.prompts for one in requests_of(ids, self.params, body.choices, body)]
         if not self.requests:
             raise UnusableRequest("prompt is empty")
 

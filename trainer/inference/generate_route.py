@@ -28,7 +28,7 @@ async def _sglang(served: Served, data: JsonObject) -> JsonValue:
     body = validated(GenerateBody, data, "body")
     prompt: TokenIds = tuple(served.renderer.encode(body.text or "")) if body.input_ids is None else body.input_ids
     params = body.params(served.renderer.eos_ids)
-    requests = requests_of(prompt, params, body.sampling_params.n, body.session_id)
+    requests = requests_of(prompt, params, body.sampling_params.n, body)
     generations = await served.generate(requests)
     answers: list[JsonValue] = [
         _answer(served, one, params, len(prompt), with_logprobs=body.return_logprob) for one in generations
@@ -49,7 +49,7 @@ async def _vllm(served: Served, data: JsonObject) -> JsonObject:
         text = body.prompt if isinstance(body.prompt, str) else body.prompt.prompt
         prompt = tuple(served.renderer.encode(text))
     params = body.params(body.max_tokens or DEFAULT_MAX_TOKENS, served.renderer.eos_ids)
-    generations = await served.generate(requests_of(prompt, params, body.choices, body.session_id))
+    generations = await served.generate(requests_of(prompt, params, body.choices, body))
     answer: JsonObject = {
         "text": [served.text(one.token_ids, params.stop) for one in generations],
         "prompt": text,

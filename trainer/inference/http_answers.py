@@ -15,7 +15,7 @@ from core.config import validated
 from core.errors import NatgymError, UserError
 from core.logs import get_logger
 from core.types import JsonObject
-from trainer.inference.base import EngineClosed, QueueFull
+from trainer.inference.base import ClientQueueFull, EngineClosed, QueueFull
 from trainer.inference.served import UnknownModel
 
 log = get_logger("inference_server")
@@ -37,7 +37,10 @@ async def read_body(request: Request, kind: type[B]) -> B:
 
 
 async def read_object(request: Request) -> JsonObject:
-    """The body as a JSON object. Raises UserError for anything else, HTTPException 413 where it is too large."""
+    """The body as a JSON object; who gives no `user` is known by its address.
+
+    Raises UserError for anything else, HTTPException 413 where it is too large.
+    """
     received = bytearray()
     async for part in request.stream():
         received += part
@@ -49,6 +52,8 @@ async def read_object(request: Request) -> JsonObject:
         raise UserError(f"the body is not JSON: {error}") from error
     if not isinstance(data, dict):
         raise UserError(f"the body is not a JSON object but a {type(data).__name__}")
+    if not data.get("user") and request.client is not None:
+        data["user"] = request.client.host
     return data
 
 
@@ -84,7 +89,8 @@ async def on_error(_: Request, error: Exception) -> Response:
     if isinstance(error, HTTPException):
         status, kind, message = error.status_code, "invalid_request_error", error.detail
     elif isinstance(error, QueueFull):
-        status, kind, message = 503, "server_busy", str(error)
+        mine = isinstance(error, ClientQueueFull)
+        status, kind, message = (429, "rate_limit_error", str(error)) if mine else (503, "server_busy", str(error))
         headers = {"retry-after": f"{error.retry_after_seconds:.0f}"}
     else:
         status, kind = _status(error)

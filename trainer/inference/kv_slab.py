@@ -14,7 +14,6 @@ FIRST_LENGTH = 256
 KEPT_TOKENS = 512
 """What a free row may go on holding: giving pages back and getting new ones costs more than they are worth."""
 MAP_NORESERVE = 0x4000  # of Linux on x86-64 and arm64; Python 3.13 names it
-FLOAT_BYTES = 4
 
 
 class SlabShape(NamedTuple):
@@ -33,18 +32,20 @@ class KVSlab:
     Unused places are zero, never uninitialised: a masked NaN would still poison a weighted sum.
     """
 
-    def __init__(self, shape: SlabShape, device: str = "cpu", *, paged: bool | None = None) -> None:
+    def __init__(
+        self, shape: SlabShape, device: str = "cpu", dtype: torch.dtype = torch.float32, *, paged: bool | None = None
+    ) -> None:
         """`paged`, which the CPU does unless told otherwise: there is room for the longest rows from the start.
 
         What was never written takes no memory then, so that one long conversation costs its own length and not that
         of all rows. Otherwise `length` grows when it must. Raises ConfigError where there is no address space.
         """
-        self._pages = _Pages(shape) if (device == "cpu" if paged is None else paged) else None
+        self._pages = _Pages(shape, dtype) if (device == "cpu" if paged is None else paged) else None
         if self._pages is not None:
             self.k, self.v = self._pages.tensor
         else:
             first = shape._replace(length=min(FIRST_LENGTH, shape.length))
-            self.k, self.v = torch.zeros(first, device=device), torch.zeros(first, device=device)
+            self.k, self.v = (torch.zeros(first, dtype=dtype, device=device) for _ in range(2))
 
     @property
     def length(self) -> int:
@@ -56,6 +57,10 @@ class KVSlab:
         if length > self.length:
             wanted = max(length, 2 * self.length)
             self.k, self.v = self._grown(self.k, wanted), self._grown(self.v, wanted)
+
+    def reusable(self, row: int | None, saved: Tensor | None, tokens: int, shared: int) -> int:
+        """All of them: keys and values of a token depend on those before it only."""
+        return shared
 
     def copy_row(self, source: int, target: int, tokens: int) -> None:
         """The first `tokens` of one row into another."""
@@ -85,7 +90,7 @@ class KVSlab:
             self._pages.forget(row)
 
     def _grown(self, old: Tensor, length: int) -> Tensor:
-        new = torch.zeros(*old.shape[:3], length, old.shape[4], device=old.device)
+        new = old.new_zeros(*old.shape[:3], length, old.shape[4])
         new[:, :, :, : old.shape[3]] = old
         return new
 
@@ -93,10 +98,10 @@ class KVSlab:
 class _Pages:
     """Zeros that take memory only where something was written: `tensor` holds k and v, each of that shape or longer."""
 
-    def __init__(self, shape: SlabShape) -> None:
-        shape = shape._replace(length=_whole_pages(shape))
+    def __init__(self, shape: SlabShape, dtype: torch.dtype) -> None:
+        shape = shape._replace(length=_whole_pages(shape, dtype.itemsize))
         self._layers, self._rows = 2 * shape.layers, shape.rows
-        self._row_bytes = prod(shape[2:]) * FLOAT_BYTES
+        self._row_bytes = prod(shape[2:]) * dtype.itemsize
         size = self._layers * self._rows * self._row_bytes
         try:
             self._map = mmap.mmap(-1, size, flags=mmap.MAP_PRIVATE | mmap.MAP_ANONYMOUS | MAP_NORESERVE)
@@ -107,7 +112,7 @@ class _Pages:
             ) from error
         with suppress(OSError):  # a kernel without huge pages does not know the word
             self._map.madvise(mmap.MADV_NOHUGEPAGE)
-        self.tensor = torch.frombuffer(self._map, dtype=torch.float32).view(2, *shape)
+        self.tensor = torch.frombuffer(self._map, dtype=dtype).view(2, *shape)
 
     def forget(self, row: int) -> None:
         """Zero a row and give its memory back."""
@@ -116,8 +121,8 @@ class _Pages:
             self._map.madvise(mmap.MADV_DONTNEED, start, self._row_bytes)
 
 
-def _whole_pages(shape: SlabShape) -> int:
+def _whole_pages(shape: SlabShape, number_bytes: int) -> int:
     """A length at which each head of a row is whole pages."""
-    step = mmap.PAGESIZE // gcd(mmap.PAGESIZE, shape.head_dim * FLOAT_BYTES)
+    step = mmap.PAGESIZE // gcd(mmap.PAGESIZE, shape.head_dim * number_bytes)
     # one page more than needed: rows a power of two apart would share the same few places of a CPU's cache
     return (-(-shape.length // step) + 1) * step

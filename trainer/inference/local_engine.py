@@ -1,7 +1,7 @@
 """The embedded engine: one decode thread beside the event loops, for models that fit one machine."""
 
 import asyncio
-from collections import deque
+from collections import Counter, deque
 from collections.abc import AsyncIterator, Callable, Iterable, Mapping
 from pathlib import Path
 from random import Random
@@ -15,6 +15,7 @@ from core.config import Config
 from core.errors import BoundaryError, PolicyError, TrainingError, boundary
 from core.logs import get_logger
 from trainer.inference.base import (
+    ClientQueueFull,
     EngineClosed,
     EngineStats,
     Generation,
@@ -24,8 +25,11 @@ from trainer.inference.base import (
     UnusableRequest,
 )
 from trainer.inference.completion import Completion, Decode
-from trainer.inference.qwen3 import Qwen3
+from trainer.inference.decoder import Decoder
+from trainer.inference.loading import load_decoder
 from trainer.inference.scheduler import Room, Scheduler
+from trainer.inference.threads import probed_threads
+from trainer.weights import TORCH_TYPES, WeightFormat
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -36,10 +40,17 @@ log = get_logger("inference")
 class LocalEngineConfig(Config):
     """How the embedded engine decodes."""
 
-    device: str = "cpu"
-    threads: int = Field(default=1, ge=1, description="two threads on two busy cores are ten times slower than one")
+    device: str = Field(default="cpu", description="cpu, cuda, cuda:1, mps: any that torch knows here")
+    dtype: WeightFormat = Field(default=WeightFormat.FLOAT32, description="of weights and cache; logprobs are float32")
+    threads: int = Field(
+        default=1,
+        ge=1,
+        description="of the decode thread; tried at the start, and 1 where more are no faster: on busy cores they are slower",
+    )
     max_batch: int = Field(default=64, ge=1, description="completions decoded together")
-    max_waiting: int = Field(default=512, ge=1, description="completions that may wait; more are refused")
+    max_waiting: int = Field(
+        default=512, ge=1, description="completions that may wait; more are refused, and of one client more than 3/4 of it"
+    )
     max_length: int = Field(default=4096, ge=2, description="prompt and completion, where the model allows as much")
     prefill_tokens: int = Field(default=1024, ge=1, description="prompt tokens computed between two decode steps")
     cache_tokens: int = Field(default=32768, ge=0, description="tokens kept for a next turn, least recently used go first")
@@ -71,14 +82,14 @@ class _Ticket:
 
 
 class LocalEngine:
-    """Fulfils InferenceEngine with our own batched decoder (see scheduler, qwen3)."""
+    """Fulfils InferenceEngine with our own batches (see scheduler) of any causal model (see loading)."""
 
     def __init__(
-        self, model: Qwen3, config: LocalEngineConfig | None = None, *, decode: Decode | None = None, version: int = 0
+        self, model: Decoder, config: LocalEngineConfig | None = None, *, decode: Decode | None = None, version: int = 0
     ) -> None:
         self.config = config or LocalEngineConfig()
-        self.max_length = min(self.config.max_length, model.config.max_position_embeddings)
-        self._vocabulary = model.config.vocab_size
+        self.max_length = min(self.config.max_length, model.max_positions)
+        self._vocabulary = model.vocab_size
         self._decode = decode
         self._seeds = Random(self.config.seed)
         room = Room(self.config.max_batch, self.max_length, self.config.prefill_tokens, self.config.cache_tokens)
@@ -86,6 +97,7 @@ class LocalEngine:
         self._inbox: deque[Callable[[], None]] = deque()
         self._awake = Condition()
         self._tickets: dict[Completion, _Ticket] = {}
+        self._in_flight: Counter[str] = Counter()
         self._requests = self._rejected = self._cancelled = self._failed = 0
         self._closed = False
         self._thread = Thread(target=self._run, name="decode", daemon=True)
@@ -97,10 +109,10 @@ class LocalEngine:
     ) -> "LocalEngine":
         """An engine of a Hugging Face model directory. `decode` (ids -> text) is needed for stop texts only.
 
-        Raises ConfigError for a directory that is not a Qwen3 model.
+        Raises ConfigError for what cannot be decoded exactly, and for a device that is not here.
         """
         config = config or LocalEngineConfig()
-        return cls(Qwen3.load(model_dir, config.device), config, decode=decode, version=version)
+        return cls(load_decoder(model_dir, config.device, TORCH_TYPES[config.dtype]), config, decode=decode, version=version)
 
     @property
     def policy_version(self) -> int:
@@ -184,17 +196,32 @@ class LocalEngine:
     def _full(self) -> bool:
         return len(self._scheduler.waiting) + len(self._inbox) >= self.config.max_waiting
 
+    @property
+    def _share(self) -> int:
+        """How many completions of one client may wait: the rest of the queue is there for others."""
+        return self.config.max_waiting - self.config.max_waiting // 4
+
+    def _waiting_of(self, client: str) -> int:
+        return self._in_flight[client] - sum(one.client == client for one in list(self._scheduler.running))
+
     def _submit(self, request: GenerationRequest, *, streamed: bool) -> _Ticket:
         self._check(request)
         if self._full:
             self._rejected += 1
             raise QueueFull(f"{self.config.max_waiting} completions are waiting; no more may")
+        client = request.client
+        if client is not None and self._waiting_of(client) >= self._share:
+            self._rejected += 1
+            raise ClientQueueFull(f"{self._share} completions of client {client!r} are waiting; no more of one client may")
         seed = self._seeds.getrandbits(64) if request.params.seed is None else request.params.seed
         completion = Completion(request, seed, self.max_length, self._decode)
         ticket = _Ticket(completion, streamed=streamed)
-        self._tickets[completion] = ticket
-        self._requests += 1
-        self._post(lambda: self._scheduler.submit(completion))
+        with self._awake:
+            self._post(lambda: self._scheduler.submit(completion))
+            self._tickets[completion] = ticket
+            self._requests += 1
+            if client is not None:
+                self._in_flight[client] += 1
         return ticket
 
     def _check(self, request: GenerationRequest) -> None:
@@ -209,13 +236,19 @@ class LocalEngine:
     def _abandon(self, ticket: _Ticket) -> None:
         """Forget a ticket; where its completion is not done, its caller went away."""
         completion = ticket.completion
-        if self._tickets.pop(completion, None) is None or completion.end is not None:
+        with self._awake:
+            if self._tickets.pop(completion, None) is None:
+                return
+            if completion.client is not None:
+                self._in_flight[completion.client] -= 1
+                self._in_flight += Counter()  # forgets who has nothing in flight
+        if completion.end is not None:
             return
         self._cancelled += 1
         self._inbox.append(lambda: self._scheduler.cancel(completion))
 
     def _post(self, command: Callable[[], None]) -> None:
-        """Have the decode thread run something between two steps."""
+        """Have the decode thread run something between two steps. Raises EngineClosed."""
         with self._awake:
             if self._closed:
                 raise EngineClosed("the engine is closed")
@@ -223,7 +256,7 @@ class LocalEngine:
             self._awake.notify()
 
     def _run(self) -> None:
-        torch.set_num_threads(self.config.threads)
+        probed_threads(self.config.threads)
         with torch.inference_mode():
             while self._wait_for_work():
                 try:

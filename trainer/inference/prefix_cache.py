@@ -7,8 +7,7 @@ the room. Everything here belongs to one policy version; `clear` when the weight
 from collections import OrderedDict
 from collections.abc import Sequence
 from dataclasses import dataclass, field
-
-from torch import Tensor
+from typing import Any
 
 BLOCK = 16
 """Tokens a lookup key covers; a match is then extended token by token."""
@@ -16,11 +15,11 @@ BLOCK = 16
 
 @dataclass(eq=False)
 class Prefix:
-    """Tokens whose keys and values are in slab row `row`, or in `saved` (see KVSlab.save)."""
+    """Tokens whose keys and values are in slab row `row`, or in `saved` (see Slab.save)."""
 
     tokens: list[int]
     row: int | None = None
-    saved: Tensor | None = None
+    saved: Any = None
     session_id: str | None = None
     keys: list[int] = field(default_factory=list)
 
@@ -53,7 +52,7 @@ class PrefixCache:
             best = next(reversed(sharing))
         return (best, shared_length(best.tokens, tokens)) if best is not None else (None, 0)
 
-    def keep(self, prefix: Prefix, saved: Tensor) -> None:
+    def keep(self, prefix: Prefix, saved: Any) -> None:
         """Move a prefix out of its row. It replaces what its session kept before."""
         prefix.row, prefix.saved = None, saved
         self.add(prefix)

@@ -1,7 +1,7 @@
 """The forward pass of a Qwen3 model over a slab of cached keys and values, in plain torch.
 
-Grouped-query attention with normalised queries and keys, rotary positions, SwiGLU; float32 throughout, so that
-logprobs equal those of a `transformers` forward to about 1e-6. Source: transformers, models/qwen3/modeling_qwen3.py.
+Grouped-query attention with normalised queries and keys, rotary positions, SwiGLU. In float32 logprobs equal those of
+a `transformers` forward to about 1e-6. Source: transformers, models/qwen3/modeling_qwen3.py.
 """
 
 from collections.abc import Mapping
@@ -15,6 +15,7 @@ from torch import Tensor
 from core.config import read_file, validated
 from core.errors import ConfigError, TrainingError
 from core.types import JsonObject, Value
+from trainer.inference.feed import Feed
 from trainer.inference.kv_slab import KVSlab, SlabShape
 
 
@@ -71,79 +72,25 @@ class Layer:
     down: Tensor
 
 
-@dataclass(frozen=True)
-class Feed:
-    """Tokens to run, packed without padding: ids, rows and positions (T) of the slab.
-
-    They belong to slab rows [first_row, first_row + count). `padded` (T) says where each goes in a rectangle of
-    (count, width) for attention, and is None where it is one token a row. `last` (count) picks each row's last token.
-    """
-
-    ids: Tensor
-    rows: Tensor
-    positions: Tensor
-    first_row: int
-    count: int
-    width: int
-    length: int
-    padded: Tensor | None
-    last: Tensor | None
-
-    @classmethod
-    def one_each(cls, tokens: list[int], positions: list[int], device: str) -> "Feed":
-        """One token for each of the rows 0, 1, ..."""
-        ids, places = torch.tensor([tokens, positions], device=device)
-        rows = torch.arange(len(tokens), device=device)
-        return cls(ids, rows, places, 0, len(tokens), 1, max(positions) + 1, None, None)
-
-    @classmethod
-    def runs(cls, tokens: list[list[int]], starts: list[int], first_row: int, device: str) -> "Feed":
-        """A run of tokens for each of the rows from first_row on; run i begins at position starts[i]."""
-        width = max(map(len, tokens))
-        ids, rows, positions, padded, last = [], [], [], [], []
-        for i, (run, start) in enumerate(zip(tokens, starts, strict=True)):
-            ids += run
-            rows += [first_row + i] * len(run)
-            positions += range(start, start + len(run))
-            padded += range(i * width, i * width + len(run))
-            last.append(len(ids) - 1)
-        packed = torch.tensor([ids, rows, positions, padded], device=device)
-        picks, length = torch.tensor(last, device=device), max(positions) + 1
-        return cls(packed[0], packed[1], packed[2], first_row, len(tokens), width, length, packed[3], picks)
-
-    def bias(self) -> Tensor:
-        """What is added to attention scores: 0 where a token may look, -inf elsewhere; (count, 1, width, 1, length)."""
-        positions = self.positions
-        if self.padded is not None:
-            positions = positions.new_zeros(self.count * self.width).index_copy(0, self.padded, positions)
-        reach = torch.arange(self.length, device=positions.device)
-        hidden = reach > positions.view(self.count, 1, self.width, 1, 1)
-        return torch.zeros(hidden.shape, device=positions.device).masked_fill_(hidden, -torch.inf)
-
-
 class Qwen3:
     """Weights on a device, and their forward pass. Not safe for two threads at once."""
 
-    def __init__(self, config: Qwen3Config, device: str = "cpu") -> None:
-        self.config, self.device = config, device
+    def __init__(self, config: Qwen3Config, device: str = "cpu", dtype: torch.dtype = torch.float32) -> None:
+        self.config, self.device, self.dtype = config, device, dtype
+        self.vocab_size, self.max_positions = config.vocab_size, config.max_position_embeddings
         self.heads = config.num_attention_heads + config.num_key_value_heads
-        self.embedding = torch.zeros(config.vocab_size, config.hidden_size, device=device)
+        self.embedding = self._zeros(config.vocab_size, config.hidden_size)
         self.head = self.embedding if config.tie_word_embeddings else torch.zeros_like(self.embedding)
-        self.norm = torch.zeros(config.hidden_size, device=device)
+        self.norm = self._zeros(config.hidden_size)
         self.layers = [self._empty_layer() for _ in range(config.num_hidden_layers)]
         self._places = self._named_places()
         self._cos, self._sin = self._rotations()
 
     @classmethod
-    def load(cls, model_dir: Path, device: str = "cpu") -> "Qwen3":
-        """The model of a Hugging Face directory with one model.safetensors. Raises ConfigError, TrainingError."""
-        from safetensors.torch import load_file
-
-        model = cls(Qwen3Config.read(model_dir), device)
-        path = model_dir / "model.safetensors"
-        if not path.is_file():
-            raise ConfigError(f"{path}: is missing; a model directory holds config.json and model.safetensors")
-        model.assign(load_file(path))
+    def load(cls, model_dir: Path, device: str = "cpu", dtype: torch.dtype = torch.float32) -> "Qwen3":
+        """The model of a Hugging Face directory. Raises ConfigError, TrainingError."""
+        model = cls(Qwen3Config.read(model_dir), device, dtype)
+        model.assign(_stored_weights(model_dir))
         return model
 
     @torch.no_grad()
@@ -163,23 +110,23 @@ class Qwen3:
         """An empty slab for that many requests of at most `max_length` tokens. Raises ConfigError."""
         config = self.config
         shape = SlabShape(config.num_hidden_layers, rows, config.num_key_value_heads, max_length, config.head_dim)
-        return KVSlab(shape, self.device)
+        return KVSlab(shape, self.device, self.dtype)
 
     def forward(self, feed: Feed, slab: KVSlab) -> Tensor:
         """Logits after the last token of each row, (count, vocab); keys and values of all tokens go to the slab."""
         slab.reserve(feed.length)
-        eps, bias = self.config.rms_norm_eps, feed.bias()
+        eps, bias = self.config.rms_norm_eps, feed.bias(self.dtype)
         rotation = self._cos[feed.positions], self._sin[feed.positions]
         x = self.embedding[feed.ids]
         for index, layer in enumerate(self.layers):
             normed = F.rms_norm(x, x.shape[-1:], layer.input_norm, eps)
             q = self._project(normed, layer, feed, rotation, (slab.k[index], slab.v[index]))
-            x = x + F.linear(self._attend(q, feed, bias, (slab.k[index], slab.v[index])), layer.o)
+            x = x + F.linear(feed.attend(q, bias, (slab.k[index], slab.v[index])), layer.o)
             gate, up = F.linear(F.rms_norm(x, x.shape[-1:], layer.post_norm, eps), layer.gate_up).chunk(2, -1)
             x = x + F.linear(F.silu(gate) * up, layer.down)
         if feed.last is not None:
             x = x[feed.last]
-        return F.linear(F.rms_norm(x, x.shape[-1:], self.norm, eps), self.head)
+        return F.linear(F.rms_norm(x, x.shape[-1:], self.norm, eps), self.head).float()
 
     def _project(
         self, x: Tensor, layer: Layer, feed: Feed, rotation: tuple[Tensor, Tensor], cache: tuple[Tensor, Tensor]
@@ -197,22 +144,11 @@ class Qwen3:
         cache[1][feed.rows, :, feed.positions] = qkv[:, self.heads :]
         return qk[:, :split] * config.head_dim**-0.5
 
-    def _attend(self, q: Tensor, feed: Feed, bias: Tensor, cache: tuple[Tensor, Tensor]) -> Tensor:
-        """What each token gathers from its row, (T, heads * head_dim). Query heads of a kv head share one product."""
-        config, size = self.config, feed.count * feed.width
-        groups = (feed.count, feed.width, config.num_key_value_heads, -1, config.head_dim)
-        if feed.padded is not None:
-            q = q.new_zeros(size, *q.shape[1:]).index_copy(0, feed.padded, q)
-        q = q.view(groups).transpose(1, 2).reshape(feed.count * config.num_key_value_heads, -1, config.head_dim)
-        k, v = (part[feed.first_row : feed.first_row + feed.count].flatten(0, 1)[:, : feed.length] for part in cache)
-        scores = torch.bmm(q, k.transpose(1, 2))
-        scores.view(feed.count, config.num_key_value_heads, feed.width, -1, feed.length).add_(bias)
-        mixed = torch.bmm(scores.softmax(-1), v)
-        mixed = mixed.view(feed.count, config.num_key_value_heads, feed.width, -1).transpose(1, 2).reshape(size, -1)
-        return mixed if feed.padded is None else mixed[feed.padded]
+    def _zeros(self, *shape: int) -> Tensor:
+        return torch.zeros(shape, dtype=self.dtype, device=self.device)
 
     def _empty_layer(self) -> Layer:
-        config, device = self.config, self.device
+        config = self.config
         inner = config.num_attention_heads * config.head_dim
         shapes = {
             "input_norm": (config.hidden_size,),
@@ -224,7 +160,7 @@ class Qwen3:
             "gate_up": (2 * config.intermediate_size, config.hidden_size),
             "down": (config.hidden_size, config.intermediate_size),
         }
-        return Layer(**{name: torch.zeros(shape, device=device) for name, shape in shapes.items()})
+        return Layer(**{name: self._zeros(*shape) for name, shape in shapes.items()})
 
     def _named_places(self) -> dict[str, Tensor]:
         """Hugging Face name -> the part of our tensors that it fills."""
@@ -258,4 +194,21 @@ class Qwen3:
         powers = torch.arange(0, config.head_dim, 2, dtype=torch.int64).float() / config.head_dim
         angles = torch.outer(torch.arange(config.max_position_embeddings).float(), 1.0 / config.rope_theta**powers)
         cos, sin = torch.cat((angles, angles), -1).cos(), torch.cat((-angles, angles), -1).sin()
-        return cos.unsqueeze(1).to(self.device), sin.unsqueeze(1).to(self.device)
+        return cos.unsqueeze(1).to(self.device, self.dtype), sin.unsqueeze(1).to(self.device, self.dtype)
+
+
+def _stored_weights(model_dir: Path) -> dict[str, Tensor]:
+    """All weights of a directory, in one file or in several. Raises ConfigError."""
+    from safetensors.torch import load_file
+
+    paths = [model_dir / "model.safetensors"]
+    index = model_dir / "model.safetensors.index.json"
+    if index.is_file():
+        parts = read_file(index).get("weight_map")
+        paths = [model_dir / name for name in sorted(set(map(str, parts.values())))] if isinstance(parts, dict) else []
+    weights: dict[str, Tensor] = {}
+    for path in paths:
+        if not path.is_file():
+            raise ConfigError(f"{path}: is missing; a model directory holds config.json and model.safetensors")
+        weights |= load_file(path)
+    return weights

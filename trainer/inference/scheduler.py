@@ -4,7 +4,6 @@ Running completions hold the slab's rows 0, 1, ... without a gap, so that a deco
 are prefilled in the rows behind them. All of it is driven by `step`, from one thread.
 """
 
-from collections import deque
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from time import perf_counter
@@ -15,9 +14,10 @@ from torch import Tensor
 from core.errors import PolicyError
 from core.types import FinishReason
 from trainer.inference.completion import Completion
-from trainer.inference.kv_slab import KVSlab
+from trainer.inference.decoder import Decoder, Slab
+from trainer.inference.fair_queue import FairQueue
+from trainer.inference.feed import Feed
 from trainer.inference.prefix_cache import BLOCK, Prefix, PrefixCache
-from trainer.inference.qwen3 import Feed, Qwen3
 from trainer.inference.sampling import draw, masked
 
 
@@ -65,14 +65,14 @@ class Admission:
 class Scheduler:
     """Decodes completions in batches. Not safe for two threads at once."""
 
-    def __init__(self, model: Qwen3, room: Room, version: int = 0) -> None:
+    def __init__(self, model: Decoder, room: Room, version: int = 0) -> None:
         self.model, self.version = model, version
         self.counters = Counters()
         self.cache = PrefixCache(room.cache_tokens)
-        self.waiting: deque[Completion] = deque()
+        self.waiting = FairQueue()
         self.running: list[Completion] = []
         self._room = room
-        self._slab: KVSlab = model.slab(room.max_batch, room.max_length)
+        self._slab: Slab = model.slab(room.max_batch, room.max_length)
 
     @property
     def idle(self) -> bool:
@@ -80,20 +80,20 @@ class Scheduler:
         return not self.waiting and not self.running
 
     def submit(self, completion: Completion) -> None:
-        """Queue a completion; first come, first served."""
-        self.waiting.append(completion)
+        """Queue a completion; clients take turns."""
+        self.waiting.add(completion)
 
     def cancel(self, completion: Completion) -> None:
         """Free the place of a completion, wherever it is."""
         if completion in self.running:
             self._release([completion])
-        elif completion in self.waiting:
-            self.waiting.remove(completion)
+        else:
+            self.waiting.remove({completion})
 
     def fail_all(self) -> list[Completion]:
         """Forget everything in flight and cached, and return what was in flight."""
         lost = [*self.running, *self.waiting]
-        self.running, self.waiting = [], deque()
+        self.running, self.waiting = [], FairQueue()
         self.cache.clear()
         self._slab = self.model.slab(self._room.max_batch, self._room.max_length)
         return lost
@@ -131,8 +131,7 @@ class Scheduler:
         for row, completion in enumerate(batch, start=first_row):
             completion.prefix = Prefix(completion.tokens[: completion.prompt_length], row, session_id=completion.session_id)
             self.cache.add(completion.prefix)
-        admitted = set(batch)
-        self.waiting = deque(one for one in self.waiting if one not in admitted)
+        self.waiting.take(set(batch))
         self.running += batch
         self._sample(batch, logits)
         self.counters.prefill_seconds += perf_counter() - started
@@ -192,9 +191,13 @@ class Scheduler:
         for completion in self.waiting:
             if len(self.running) + len(chosen) >= self._room.max_batch:
                 break
-            source, shared = self.cache.find(completion.tokens, completion.prompt_keys)
-            admission = Admission(completion, source, min(shared, completion.prompt_length - 1))
-            fresh = completion.prompt_keys[shared // BLOCK :]
+            source, found = self.cache.find(completion.tokens, completion.prompt_keys)
+            shared = min(found, completion.prompt_length - 1)
+            if source is not None:
+                usable = self._slab.reusable(source.row, source.saved, len(source.tokens), shared)
+                found, shared = (found, shared) if usable == shared else (usable, usable)
+            admission = Admission(completion, source if shared else None, shared)
+            fresh = completion.prompt_keys[found // BLOCK :]
             if fresh and fresh[0] in computing:
                 continue
             width = max(widest, admission.missing)

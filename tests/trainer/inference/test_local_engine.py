@@ -21,9 +21,10 @@ from trainer.inference.base import (
     UnusableRequest,
     VersionSpan,
 )
+from trainer.inference.feed import Feed
 from trainer.inference.kv_slab import KVSlab
 from trainer.inference.local_engine import LocalEngine, LocalEngineConfig
-from trainer.inference.qwen3 import Feed, Qwen3
+from trainer.inference.qwen3 import Qwen3
 
 EXACT = 1e-5  # float32 sums in another order, over a few hundred terms
 

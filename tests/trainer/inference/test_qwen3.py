@@ -10,7 +10,8 @@ from transformers import Qwen3Config, Qwen3ForCausalLM
 
 from core.errors import ConfigError
 from tests.trainer.inference.tiny import Reference, some_tokens
-from trainer.inference.qwen3 import Feed, Qwen3
+from trainer.inference.feed import Feed
+from trainer.inference.qwen3 import Qwen3
 
 
 def changed(model_dir: Path, target: Path, **config: object) -> Path:
