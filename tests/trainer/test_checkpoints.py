@@ -2,9 +2,11 @@
 
 import asyncio
 import os
+import random
 import signal
 import subprocess
 import sys
+import time
 from pathlib import Path
 
 import torch
@@ -105,23 +107,26 @@ class SeededSampler(ToySampler):
         super().__init__(model, winner=5, groups=4)
         self._loop = loop
 
+    def _number(self) -> int:
+        return self._loop.progress.step
+
     async def take_batch(self, policy_version: int) -> TakenBatch:
-        step = self._loop.progress.step
-        self._generator.manual_seed(step)
-        taken = await super().take_batch(policy_version)
-        groups = [one.model_copy(update={"id": f"{step}-{one.id}"}) for one in taken.groups]
-        return TakenBatch(f"batch-{step}", groups)
+        self._generator.manual_seed(self._number())
+        return await super().take_batch(policy_version)
 
 
-def test_kill_9_and_resume_give_the_run_that_nobody_killed(tmp_path: Path):
+def test_kill_9_at_any_moment_and_resume_give_the_run_that_nobody_killed(tmp_path: Path):
     model = write_toy_model(tmp_path / "model")
-    with subprocess.Popen(
-        [sys.executable, "-c", RUN, model, tmp_path / "killed"], stdout=subprocess.PIPE, text=True
-    ) as process:
-        assert process.stdout is not None
-        while (line := process.stdout.readline()) and int(line) < 4:
-            pass
-        os.kill(process.pid, signal.SIGKILL)
+    moments = random.Random(7)
+    for _ in range(4):  # killed, resumed, killed again, within a step, a publication or a checkpoint
+        with subprocess.Popen(
+            [sys.executable, "-c", RUN, model, tmp_path / "killed"], stdout=subprocess.PIPE, text=True
+        ) as process:
+            assert process.stdout is not None
+            for _ in range(2):
+                assert process.stdout.readline()
+            time.sleep(moments.uniform(0.0, 0.1))
+            os.kill(process.pid, signal.SIGKILL)
     done = CheckpointStore(tmp_path / "killed").newest_step()
     assert done is not None
     until = done + 3

@@ -101,9 +101,12 @@ class ToySampler:
         self.published.append(version)
 
     async def take_batch(self, policy_version: int) -> TakenBatch:
-        number = len(self.updates)
+        number = self._number()
         self._held = [self._group(f"group-{number}-{index}") for index in range(self._groups)]
         return TakenBatch(f"batch-{number}", self._held)
+
+    def _number(self) -> int:
+        return len(self.updates)
 
     async def refill(self, batch_id: str, refused: Sequence[str], policy_version: int) -> TakenBatch:
         self._held = [one for one in self._held if one.id not in refused]
