@@ -6,6 +6,7 @@ from pathlib import Path
 from pydantic import Field
 
 from core.config import Config, read_file, validated
+from core.errors import TrainingError
 from core.logs import get_logger
 from core.types import Value
 from trainer.engines.base import Engine
@@ -70,6 +71,10 @@ class CheckpointStore:
         if not found:
             return None
         progress = validated(Progress, read_file(found[-1] / PROGRESS_FILE), str(found[-1]))
-        engine.load(found[-1])
+        try:
+            engine.load(found[-1])
+        except TrainingError as error:
+            # the engine knows what is wrong, and not always with which directory
+            raise error if str(found[-1]) in str(error) else TrainingError(f"{found[-1]}: {error}") from error
         log.info("restored", path=str(found[-1]), step=progress.step, policy_version=progress.policy_version)
         return progress

@@ -3,6 +3,7 @@
 import asyncio
 import logging
 import os
+import shutil
 import signal
 import subprocess
 from collections.abc import Iterator
@@ -18,6 +19,9 @@ from services.trainer_server.config import TrainerServerConfig
 from services.trainer_server.server import Trainer, run_id
 from tests.services.rollout_api.harness import serving
 from tests.services.small_policy import NATGYM, ROOT, natgym
+from tests.trainer.toy import write_toy_model
+from trainer.checkpoints import CheckpointStore, Progress
+from trainer.engines.torch_engine import TorchEngine, TorchEngineConfig
 from trainer.inference.external import ExternalConfig
 
 
@@ -52,6 +56,24 @@ def test_a_folder_that_holds_a_run_is_not_written_over(random_policy: Path, tmp_
     done = natgym("serve", "trainer", "--model", str(random_policy), "--out", str(tmp_path), "--port", "0")
     assert done.returncode == 2
     assert f"{tmp_path} holds a run already: go on with it by --resume" in done.stderr
+
+
+def test_a_checkpoint_of_another_model_is_one_line_that_names_it(random_policy: Path, tmp_path: Path):
+    toy_model = write_toy_model(tmp_path / "toy")
+    saved = CheckpointStore(tmp_path / "checkpoints").save(Progress(step=1), TorchEngine(toy_model, TorchEngineConfig()))
+    done = natgym("serve", "trainer", "--model", str(random_policy), "--out", str(tmp_path), "--port", "0", "--resume")
+    assert done.returncode == 1
+    assert f"natgym: {saved}: weights of another model" in done.stderr
+    assert "Traceback" not in done.stderr
+
+
+def test_a_model_without_a_chat_template_is_one_line(random_policy: Path, tmp_path: Path):
+    shutil.copytree(random_policy, tmp_path / "model")
+    (tmp_path / "model" / "chat_template.jinja").unlink()
+    done = natgym("serve", "trainer", "--model", str(tmp_path / "model"), "--out", str(tmp_path / "run"), "--port", "0")
+    assert done.returncode == 2
+    assert f"{tmp_path / 'model' / 'chat_template.jinja'}: not found" in done.stderr
+    assert "Traceback" not in done.stderr
 
 
 def test_a_run_has_the_same_id_whenever_it_is_resumed(tmp_path: Path):
