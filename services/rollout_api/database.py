@@ -4,6 +4,7 @@ from collections.abc import Callable, Sequence
 from typing import Protocol
 
 from services.rollout_api.base import Event
+from services.rollout_api.payloads import Payloads
 from services.rollout_api.refusals import Refusal
 
 
@@ -16,6 +17,11 @@ class Database(Protocol):
     """The same, and rows that another process has locked are passed over."""
     errors: tuple[type[Exception], ...]
     """What its methods raise."""
+
+    @property
+    def payloads(self) -> Payloads:
+        """The frames of groups, which belong to its transactions."""
+        ...
 
     def rows(self, sql: str, values: Sequence[object] = ()) -> list[tuple]:
         """Run a statement that answers with rows."""

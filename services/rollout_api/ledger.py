@@ -18,6 +18,7 @@ FORGET_EVERY = 64  # groups; looking at each post would cost more than the rows
 WINDOW = 4096  # queued groups that a batch is chosen from, where it is not simply the oldest
 HEAD = "arrival, id, environment, policy_version, scored + lost, bytes, stored, dialect"
 FACTS = ", ".join(GroupFacts.model_fields)
+FINAL = ", ".join(f"'{state.value}'" for state in FINAL_STATES)
 
 
 def put_group(t: Transaction, sealed: Sealed) -> bool:
@@ -48,7 +49,7 @@ def put_group(t: Transaction, sealed: Sealed) -> bool:
         return _first_again(parcel.id, known[0][0], sealed.digest)
     arrival = added[0][0]
     if state is GroupState.QUEUED or t.limits.kept_payloads:
-        t.db.run("INSERT INTO payloads (arrival, frame) VALUES (%s, %s)", (arrival, sealed.frame))
+        t.db.payloads.put(arrival, sealed.frame)
     t.count(Place(run, parcel.environment, state.value), Amount(1, len(parcel.body), parcel.lost))
     t.tell("group", run, id=parcel.id, environment=parcel.environment, policy_version=parcel.policy_version, state=state.value)
     if arrival % FORGET_EVERY == 0:
@@ -72,17 +73,24 @@ def _check_room(t: Transaction, size: int) -> None:
 
 def forget_finished(t: Transaction) -> None:
     """Delete the groups and batches that are done with, all but the newest so many of each. The counts stay."""
-    final = ", ".join(f"'{state.value}'" for state in FINAL_STATES)
-    remembered, kept = t.limits.remembered_groups, t.limits.kept_payloads
-    newest = (t.db.rows("SELECT max(arrival) FROM groups")[0][0]) or 0
-    t.db.run(f"DELETE FROM groups WHERE arrival <= %s AND state IN ({final})", (newest - remembered,))  # noqa: S608 our own states
-    t.db.run(
-        "DELETE FROM payloads WHERE arrival <= %s AND NOT EXISTS"  # noqa: S608 our own states
-        f" (SELECT 1 FROM groups WHERE groups.arrival = payloads.arrival AND state NOT IN ({final}))",
-        (newest - kept,),
-    )
+    remembered, newest = t.limits.remembered_groups, _newest(t)
+    t.db.run(f"DELETE FROM groups WHERE arrival <= %s AND state IN ({FINAL})", (newest - remembered,))  # noqa: S608 our own states
+    if t.limits.kept_payloads:  # else each goes when its group is done with
+        forget_payloads(t)
     last = (t.db.rows("SELECT max(taken) FROM batches")[0][0]) or 0
     t.db.run("DELETE FROM batches WHERE taken <= %s AND state <> 'leased'", (last - remembered,))
+
+
+def forget_payloads(t: Transaction) -> None:
+    """Delete the payloads of groups that are done with, all but the newest that are kept."""
+    waiting = f"SELECT 1 FROM groups WHERE groups.arrival = payloads.arrival AND state NOT IN ({FINAL})"  # noqa: S608 our own states
+    t.db.payloads.drop_where(f"arrival <= %s AND NOT EXISTS ({waiting})", (_newest(t) - t.limits.kept_payloads,))
+
+
+def give_up(t: Transaction, arrival: int) -> None:
+    """The disk has lost the content of a group: it is dropped, and no batch waits for it."""
+    for state in (GroupState.QUEUED, GroupState.LEASED):
+        t.move(state, GroupState.DROPPED, "arrival = %s", (arrival,))
 
 
 def take_batch(t: Transaction, wanted: TakeBatch, now: float, choose: Choose | None = None) -> Lease | None:
@@ -203,14 +211,8 @@ def open_leases(db: Database) -> list[OpenLease]:
 
 
 def read_frames(db: Database, arrivals: Sequence[int]) -> list[bytes]:
-    """The zstd frames of those groups, in that order. Raises NotKnown where one is gone."""
-    frames: list[bytes] = []
-    for arrival in arrivals:
-        found = db.rows("SELECT frame FROM payloads WHERE arrival = %s", (arrival,))
-        if not found:
-            raise NotKnown("the content of a group is gone: it was trained on or dropped meanwhile")
-        frames.append(found[0][0])
-    return frames
+    """The zstd frames of those groups, in that order. Raises NotKnown where one is gone, and Damaged."""
+    return db.payloads.read(arrivals)
 
 
 def read_groups(db: Database, wanted: GroupFilter) -> list[GroupFacts]:
@@ -250,6 +252,10 @@ def read_notes(db: Database, prefix: str) -> dict[str, bytes]:
 
 def _held(db: Database, batch_id: str) -> tuple[Head, ...]:
     return _heads(db, "batch_id = %s AND state = 'leased'", (batch_id,))
+
+
+def _newest(t: Transaction) -> int:
+    return t.db.rows("SELECT max(arrival) FROM groups")[0][0] or 0
 
 
 def _heads(db: Database, where: str, values: Sequence[object], end: str = "") -> tuple[Head, ...]:

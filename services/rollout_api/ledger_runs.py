@@ -88,7 +88,7 @@ def change_run(t: Transaction, change: RunChange) -> Run:
 def clear_run(t: Transaction, name: str) -> int:
     """Forget the run, its groups and its batches; how many groups that were."""
     t.write_counts()
-    t.db.run("DELETE FROM payloads WHERE arrival IN (SELECT arrival FROM groups WHERE run = %s)", (name,))
+    t.db.payloads.drop_where("arrival IN (SELECT arrival FROM groups WHERE run = %s)", (name,))
     groups = t.db.run("DELETE FROM groups WHERE run = %s", (name,))
     for table in ("batches", "counts"):
         t.db.run(f"DELETE FROM {table} WHERE run = %s", (name,))  # noqa: S608 our own tables

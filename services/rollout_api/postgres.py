@@ -14,13 +14,19 @@ from core.errors import ConfigError, MissingRuntime
 from core.logs import get_logger
 from services.rollout_api.base import Event
 from services.rollout_api.database import Database
+from services.rollout_api.payloads import PayloadTable
 from services.rollout_api.refusals import Closing, Refusal, StorageFull, TryLater
 from services.rollout_api.tables import VERSION, ColumnTypes, tables
 
 if TYPE_CHECKING:
     import psycopg
 
-TYPES = ColumnTypes(serial="BIGINT GENERATED ALWAYS AS IDENTITY PRIMARY KEY", blob="BYTEA", real="DOUBLE PRECISION")
+TYPES = ColumnTypes(
+    serial="BIGINT GENERATED ALWAYS AS IDENTITY PRIMARY KEY",
+    blob="BYTEA",
+    real="DOUBLE PRECISION",
+    payload="frame BYTEA NOT NULL",
+)
 LOCK = 6_171_842_605  # one number for all rollout APIs: they make the tables one after the other
 CHANNEL = "natgym"
 MAX_NOTICE = 7000  # bytes; PostgreSQL refuses 8000
@@ -138,6 +144,7 @@ class PostgresDatabase:
         self.errors: tuple[type[Exception], ...] = (psycopg.Error,)
         self._connect, self._process = connect, process
         self._connection = connect()
+        self.payloads = PayloadTable(self)
 
     def rows(self, sql: str, values: Sequence[object] = ()) -> list[tuple]:
         """See Database."""

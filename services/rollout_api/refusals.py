@@ -15,6 +15,14 @@ class NotKnown(Refusal):
     status = 404
 
 
+class Damaged(NotKnown):
+    """The disk has lost the content of a group."""
+
+    def __init__(self, arrival: int, message: str) -> None:
+        super().__init__(message)
+        self.arrival = arrival
+
+
 class Conflict(Refusal):
     """It contradicts what was accepted before."""
 

@@ -1,11 +1,14 @@
-"""The queue in one SQLite file: settings, disk space, and the lock that keeps a second server away.
+"""The queue in one SQLite file, with the frames in segments beside it: settings, disk space, and a lock.
 
-Write-ahead log and synchronous=FULL: a committed transaction survives kill -9 and power loss.
+Write-ahead log and synchronous=FULL: a committed transaction survives kill -9 and power loss. The lock keeps a second
+server away.
 """
 
+import errno
 import fcntl
 import shutil
 import sqlite3
+import time
 from collections.abc import Callable, Sequence
 from pathlib import Path
 
@@ -14,11 +17,21 @@ from core.logs import get_logger
 from services.rollout_api.base import Event
 from services.rollout_api.database import Database
 from services.rollout_api.refusals import Closing, Refusal, StorageFull
+from services.rollout_api.segment_payloads import SegmentPayloads
+from services.rollout_api.segments import Segments
 from services.rollout_api.tables import VERSION, ColumnTypes, tables
 
-PAGE_BYTES = 16384  # payloads are 10 kB and more; larger pages are fewer to write and to free
+PAGE_BYTES = 4096  # a commit changes a few rows here and there
 LOG_BYTES = 4 << 20  # the write-ahead log is copied into the database at this size, and shrinks back to it
-TYPES = ColumnTypes(serial="INTEGER PRIMARY KEY AUTOINCREMENT", blob="BLOB", real="REAL")
+LOOK_SECONDS = 0.01  # posts in between take the disk to be as it was found
+FULL = {errno.ENOSPC, errno.EDQUOT, errno.EFBIG}
+TYPES = ColumnTypes(
+    serial="INTEGER PRIMARY KEY AUTOINCREMENT",
+    blob="BLOB",
+    real="REAL",
+    payload="segment BIGINT NOT NULL, start BIGINT NOT NULL, length BIGINT NOT NULL, checksum BIGINT NOT NULL",
+    indexes="CREATE INDEX payloads_of_segment ON payloads (segment);",
+)
 
 log = get_logger("rollout_api")
 
@@ -27,10 +40,14 @@ class SqliteFile:
     """The database of one rollout API on one machine."""
 
     def __init__(self, path: Path, *, min_free_bytes: int, max_bytes: int | None = None) -> None:
-        """Locks the file; `max_bytes` bounds what it may grow to. Raises ConfigError where another process has it."""
+        """Locks the file; `max_bytes` bounds what it and its segments may grow to.
+
+        Raises ConfigError where another process has it.
+        """
         self._path, self._min_free_bytes, self._max_bytes = path, min_free_bytes, max_bytes
         self._log_path = path.with_name(path.name + "-wal")
         self._reusable_bytes: Callable[[], int] = lambda: 0
+        self._good_until = 0.0
         try:
             path.parent.mkdir(parents=True, exist_ok=True)
             self._lock = path.with_name(path.name + ".lock").open("w")
@@ -41,33 +58,39 @@ class SqliteFile:
         except OSError as error:
             self._lock.close()
             raise ConfigError(f"database {path} is in use by another rollout API: stop it or choose another path") from error
+        try:
+            self._segments = Segments(path.with_name(path.name + "-frames"))
+        except OSError as error:
+            self._lock.close()
+            raise ConfigError(f"database {path}: {error}") from error
 
     def connect(self) -> Database:
         """See Connector."""
         connection = self._open()
         try:
             self._prepare(connection)
+            database = SqliteDatabase(connection, self._segments)
+            database.payloads.load()
         except BaseException:
             connection.close()
             raise
-        database = SqliteDatabase(connection)
         self._reusable_bytes = lambda: database.free_bytes
         return database
 
     def connect_reader(self) -> Database:
         """See Connector."""
-        return SqliteDatabase(self._open())
+        return SqliteDatabase(self._open(), self._segments)
 
     def check_space(self) -> None:
         """See Connector. Space is kept back so that batches can still be taken and acknowledged."""
-        # what is in the log needs room in the database as well, except where finished groups have left some
-        log_bytes = self._log_path.stat().st_size if self._log_path.exists() else 0
-        free, reusable = shutil.disk_usage(self._path.parent).free, self._reusable_bytes()
-        room = free - log_bytes + reusable
-        if room < self._min_free_bytes or free < self._min_free_bytes / 2:
-            raise StorageFull(f"the disk is full: {min(free, max(room, 0))} bytes left, {self._min_free_bytes} are kept back")
-        if self._max_bytes is not None and self._path.stat().st_size + log_bytes - reusable > self._max_bytes:
+        if time.monotonic() < self._good_until:
+            return
+        free = shutil.disk_usage(self._path.parent).free
+        if free < self._min_free_bytes:
+            raise StorageFull(f"the disk is full: {free} bytes left, {self._min_free_bytes} are kept back")
+        if self._max_bytes is not None and self._used_bytes() > self._max_bytes:
             raise StorageFull(f"database {self._path.name} has reached the {self._max_bytes} bytes that it may have")
+        self._good_until = time.monotonic() + LOOK_SECONDS
 
     def watch(self, changed: Callable[[Sequence[Event]], None]) -> Callable[[], None] | None:
         """See Connector: the lock keeps others away."""
@@ -75,7 +98,12 @@ class SqliteFile:
 
     def close(self) -> None:
         """See Connector."""
+        self._segments.seal()
         self._lock.close()
+
+    def _used_bytes(self) -> int:
+        log_bytes = self._log_path.stat().st_size if self._log_path.exists() else 0
+        return self._path.stat().st_size + log_bytes + self._segments.total_bytes - self._reusable_bytes()
 
     def _open(self) -> sqlite3.Connection:
         try:
@@ -103,10 +131,11 @@ class SqliteDatabase:
     """One connection; see Database. There is one writer, so no row needs a lock."""
 
     row_lock = skip_locked = ""
-    errors: tuple[type[Exception], ...] = (sqlite3.Error,)
+    errors: tuple[type[Exception], ...] = (sqlite3.Error, OSError)
 
-    def __init__(self, connection: sqlite3.Connection) -> None:
+    def __init__(self, connection: sqlite3.Connection, segments: Segments) -> None:
         self._connection = connection
+        self.payloads = SegmentPayloads(self, segments)
         self.free_bytes = 0
         """Room inside the file that finished groups have left, as of the last commit."""
 
@@ -125,23 +154,28 @@ class SqliteDatabase:
     def begin(self) -> None:
         """See Database."""
         self._connection.execute("BEGIN IMMEDIATE")
+        self.payloads.begin()
 
     def commit(self, events: Sequence[Event]) -> None:
         """See Database."""
+        self.payloads.write()
         free_pages = self._connection.execute("PRAGMA freelist_count").fetchone()[0]
         self._connection.execute("COMMIT")
         self.free_bytes = free_pages * PAGE_BYTES
+        self.payloads.committed()
 
     def rollback(self) -> None:
         """See Database."""
         if self._connection.in_transaction:
             self._connection.execute("ROLLBACK")
+        self.payloads.rolled_back()
 
     def refusal(self, error: Exception) -> Refusal:
         """See Database."""
         name = getattr(error, "sqlite_errorname", "")
+        full = isinstance(error, OSError) and error.errno in FULL
         log.error("store_failed", error=str(error), name=name)
-        if name in ("SQLITE_FULL", "SQLITE_IOERR_SHMSIZE"):
+        if full or name in ("SQLITE_FULL", "SQLITE_IOERR_SHMSIZE"):
             return StorageFull("the disk is full: free some space; nothing that was accepted is lost")
         return Closing(f"the database failed: {error}")
 

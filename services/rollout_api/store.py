@@ -15,7 +15,7 @@ from services.rollout_api.base import Choose, Event, Lease, Limits, Listener, Op
 from services.rollout_api.compression import seal
 from services.rollout_api.database import Connector, Database
 from services.rollout_api.messages import EnvironmentSpec, GroupFacts, GroupFilter, Run, RunChange, RunSpec, TakeBatch
-from services.rollout_api.refusals import Refusal
+from services.rollout_api.refusals import Damaged, Refusal
 from services.rollout_api.transaction import Transaction, read_snapshot
 from services.rollout_api.writer import Writer
 
@@ -52,6 +52,8 @@ class LedgerStore:
     async def __aenter__(self) -> Self:
         self._loop = asyncio.get_running_loop()
         self._writer = Writer(self._db, self._limits, self._publish)
+        if not self._limits.kept_payloads:  # an earlier process may have kept some
+            await self._writer.run(ledger.forget_payloads)
         self._reader_db = self._connector.connect_reader()
         self._reader = ThreadPoolExecutor(1, thread_name_prefix="rollout-reader")
         self._refreshing: asyncio.Task[None] | None = None
@@ -137,7 +139,11 @@ class LedgerStore:
 
     async def read_frames(self, arrivals: Sequence[int]) -> list[bytes]:
         """See Store."""
-        return await self._read(partial(ledger.read_frames, arrivals=arrivals))
+        try:
+            return await self._read(partial(ledger.read_frames, arrivals=arrivals))
+        except Damaged as error:
+            await self._writer.run(partial(ledger.give_up, arrival=error.arrival))
+            raise
 
     async def groups(self, wanted: GroupFilter) -> list[GroupFacts]:
         """See Store."""

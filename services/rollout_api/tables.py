@@ -2,7 +2,7 @@
 
 from typing import NamedTuple
 
-VERSION = 4
+VERSION = 5
 
 
 class ColumnTypes(NamedTuple):
@@ -12,6 +12,9 @@ class ColumnTypes(NamedTuple):
     """A whole number that grows with each row, and is the primary key."""
     blob: str
     real: str
+    payload: str
+    """The columns that say what a frame is, or where."""
+    indexes: str = ""
 
 
 TABLES = """
@@ -30,7 +33,7 @@ CREATE TABLE groups (
 );
 CREATE INDEX queued_groups ON groups (run, policy_version, arrival) WHERE state = 'queued';
 CREATE INDEX groups_of_batch ON groups (batch_id) WHERE batch_id IS NOT NULL;
-CREATE TABLE payloads (arrival BIGINT PRIMARY KEY, frame {blob} NOT NULL);
+CREATE TABLE payloads (arrival BIGINT PRIMARY KEY, {payload});
 CREATE TABLE batches (
     taken {serial}, id TEXT NOT NULL UNIQUE, run TEXT NOT NULL, state TEXT NOT NULL, groups BIGINT NOT NULL,
     lease_seconds {real} NOT NULL, expires_at {real} NOT NULL
@@ -46,6 +49,7 @@ CREATE TABLE servers (
 CREATE INDEX servers_by_turn ON servers (turn);
 CREATE TABLE turns (turn BIGINT NOT NULL);
 INSERT INTO turns VALUES (0);
+{indexes}
 """
 
 

@@ -63,7 +63,7 @@ class Transaction:
             self.count(Place(run, environment, new.value), Amount(1, size, lost))
         arrivals = [row[4] for row in moved]
         if new in FINAL_STATES and not self.limits.kept_payloads:
-            self.db.run_many("DELETE FROM payloads WHERE arrival = %s", [(arrival,) for arrival in arrivals])
+            self.db.payloads.drop(arrivals)
         return arrivals
 
     def count(self, place: Place, amount: Amount, sign: int = 1) -> None:
@@ -88,15 +88,6 @@ class Transaction:
                 rows,
             )
         self._unwritten.clear()
-
-    def mark(self) -> tuple[dict[Place, Amount], dict[Place, Amount], int]:
-        """Where this stands, for `undo`."""
-        return dict(self._moved), dict(self._unwritten), len(self.events)
-
-    def undo(self, mark: tuple[dict[Place, Amount], dict[Place, Amount], int]) -> None:
-        """Forget what was counted and told since then; the database is rolled back by the caller."""
-        self._moved, self._unwritten = dict(mark[0]), dict(mark[1])
-        del self.events[mark[2] :]
 
     def after(self) -> Snapshot:
         """The state with what was changed here, once the counts are written."""

@@ -10,7 +10,7 @@ from typing import Generic, TypeVar
 from core.logs import get_logger
 from services.rollout_api.base import Event, Limits, Snapshot
 from services.rollout_api.database import Database
-from services.rollout_api.refusals import Closing, TryLater
+from services.rollout_api.refusals import Closing, Refusal, TryLater
 from services.rollout_api.transaction import Transaction, read_snapshot
 
 T = TypeVar("T")
@@ -96,17 +96,13 @@ class Writer:
         events: Sequence[Event] = ()
         try:
             events = self._transaction(jobs)
-        except self._db.errors as error:
+        except Exception as error:  # the thread has to live, and every caller has to get an answer
             if len(jobs) > 1:
                 # one of them may not fit on the disk: each stands for itself
                 for job in jobs:
                     self._run_jobs([job])
                 return
-            jobs[0].error = self._db.refusal(error)
-        except Exception as error:  # the thread has to live, and every caller has to get an answer
-            log.error("store_failed", error=f"{type(error).__name__}: {error}")
-            for job in jobs:
-                job.error = Closing(f"the store failed: {type(error).__name__}")
+            jobs[0].error = self._refusal(error)
         self._loop.call_soon_threadsafe(self._deliver, jobs, self._snapshot, events)
 
     def _transaction(self, jobs: list[_Job]) -> Sequence[Event]:
@@ -130,17 +126,16 @@ class Writer:
 
     def _run_one(self, t: Transaction, job: _Job) -> None:
         job.outcome, job.error = None, None
-        mark = t.mark()
-        self._db.run("SAVEPOINT job")
         try:
             job.outcome = job.operation(t)
-        except self._db.errors:
-            raise  # the database may have rolled all of it back
-        except Exception as error:
+        except Refusal as error:  # the operation has changed nothing then
             job.error = error
-            t.undo(mark)
-            self._db.run("ROLLBACK TO SAVEPOINT job")
-        self._db.run("RELEASE SAVEPOINT job")
+
+    def _refusal(self, error: Exception) -> Exception:
+        if isinstance(error, self._db.errors):
+            return self._db.refusal(error)
+        log.error("store_failed", error=f"{type(error).__name__}: {error}")
+        return error
 
     def _deliver(self, jobs: list[_Job], snapshot: Snapshot, events: Sequence[Event]) -> None:
         self._publish(snapshot, events)

@@ -1,8 +1,10 @@
 """kill -9, restarts and a full disk, with real processes and sockets."""
 
 import asyncio
+import random
 import shutil
 import subprocess
+from array import array
 from pathlib import Path
 
 import httpx
@@ -29,9 +31,10 @@ def small_disk(path: Path) -> list[str]:
 
 
 def large_group(name: str) -> bytes:
-    """About 100 kB."""
+    """About 100 kB, which do not compress."""
+    noise = tuple(number >> 1 for number in array("I", random.Random(name).randbytes(100_000)))
     first = group(name, scored=1).trajectories[0]
-    fat = first.model_copy(update={"turns": tuple(turn(tokens=1250) for _ in range(10))})
+    fat = first.model_copy(update={"turns": (turn().model_copy(update={"prompt_ids": noise}),)})
     return encode(group(name, scored=1).model_copy(update={"trajectories": (fat,)}))
 
 
