@@ -86,7 +86,7 @@ def _check(options: "UpOptions", settings: Settings) -> None:
 def _run(options: "UpOptions", folder: "RunFolder", settings: Settings, *, as_json: bool) -> int:
     from services.main_task import Interrupted, run_main
     from services.up.run import UpRun, tail_of
-    from services.up.summary import table_lines
+    from services.up.summary import account_line, table_lines
 
     view = _view(as_json=as_json)
     try:
@@ -104,7 +104,8 @@ def _run(options: "UpOptions", folder: "RunFolder", settings: Settings, *, as_js
         return 0
     for line in table_lines(summary):
         print(line)
-    done = f"{summary.steps} steps   {summary.rollouts} rollouts   {_minutes(summary.seconds)}"
+    print(account_line(summary))
+    done = f"{summary.steps} steps   {_minutes(summary.seconds)}"
     print(f"{options.environment}   {done}   {folder.path}")
     return 0
 

@@ -29,6 +29,7 @@ from services.up.memory import PeakMemory
 from services.up.processes import adopt_orphans, end_orphans, reap_orphans
 from services.up.summary import (
     Summary,
+    dropped_by_reason,
     figures,
     lost_by_boundary,
     mean_phases,
@@ -261,6 +262,8 @@ class UpRun:
             before=figures(before) if before else None,
             after=figures(after) if after else None,
             rollouts=sum(one.rollouts for one in records),
+            trained=sum(one.rollouts_trained for one in records),
+            dropped=dropped_by_reason(records),
             lost=lost_by_boundary(groups),
             seconds_per_step=seconds_per_step(records, groups),
             rollout_seconds=mean_phases(records),

@@ -49,6 +49,9 @@ class Summary(Value):
     before: dict[str, Figure] | None
     after: dict[str, Figure] | None
     rollouts: int
+    trained: int
+    dropped: dict[str, int]
+    """Rollouts of the training batches that were not learned from, by reason: rollouts == trained + sum(dropped)."""
     lost: dict[str, int]
     seconds_per_step: StepSeconds | None
     rollout_seconds: dict[str, float]
@@ -109,6 +112,12 @@ def lost_by_boundary(groups: Sequence[GroupRecord]) -> dict[str, int]:
     return {name: sum(group.lost.get(name, 0) for group in groups) for name in names}
 
 
+def dropped_by_reason(records: Sequence[StepRecord]) -> dict[str, int]:
+    """Rollouts that were not learned from, over all steps."""
+    names = sorted({name for one in records for name in one.dropped})
+    return {name: sum(one.dropped.get(name, 0) for one in records) for name in names}
+
+
 def table_lines(summary: Summary) -> Iterator[str]:
     """The before/after table of the held-out tasks."""
     if summary.before is None or summary.after is None:
@@ -118,6 +127,12 @@ def table_lines(summary: Summary) -> Iterator[str]:
         if name in summary.before and name in summary.after:
             first, last = (_shown(name, one[name]) for one in (summary.before, summary.after))
             yield f"{label:<22}{first:>26}{last:>26}"
+
+
+def account_line(summary: Summary) -> str:
+    """What became of the rollouts: `2,304 rollouts: 1,200 learned from, 1,088 zero variance, 16 failed`."""
+    left_out = "".join(f", {count:,} {reason.replace('_', ' ')}" for reason, count in summary.dropped.items())
+    return f"{summary.rollouts:,} rollouts: {summary.trained:,} learned from{left_out}"
 
 
 def _shown(name: str, figure: Figure) -> str:

@@ -6,7 +6,7 @@ from environments.evaluation import EvaluationReport
 from environments.intervals import Interval
 from services.dashboard.progress import Rate, mean_staleness, since, step_seconds
 from services.environment_server.record import GroupRecord
-from services.up.summary import Summary, figures, lost_by_boundary, seconds_per_step, table_lines
+from services.up.summary import Summary, account_line, figures, lost_by_boundary, seconds_per_step, table_lines
 from trainer.metrics import Seconds, StepRecord
 
 
@@ -110,7 +110,9 @@ def summary() -> Summary:
         training_seconds=5.0,
         before=figures(report(0.4)),
         after=figures(report(0.9)),
-        rollouts=8,
+        rollouts=1008,
+        trained=1000,
+        dropped={"failed": 1, "zero_variance": 7},
         lost={},
         seconds_per_step=None,
         rollout_seconds={},
@@ -124,6 +126,10 @@ def test_the_main_figures_have_intervals():
     assert found is not None
     assert list(found) == ["success_rate", "tool_generation", "integration", "workflow", "turns", "reward"]
     assert (found["workflow"].mean, found["workflow"].low, found["workflow"].high) == pytest.approx((0.4, 0.3, 0.5))
+
+
+def test_what_became_of_the_rollouts_is_one_line():
+    assert account_line(summary()) == "1,008 rollouts: 1,000 learned from, 1 failed, 7 zero variance"
 
 
 def test_the_table_shows_before_and_after_side_by_side():
