@@ -60,12 +60,15 @@ def from_sharegpt(entries: Sequence[JsonObject]) -> Conversation:
     return Conversation(tuple(_with_ids(read)), tools)
 
 
-def _value(message: Message) -> str:
-    if message.role is Role.TOOL:
-        return f"{ANSWER_BEFORE}{message.content}{ANSWER_AFTER}"
+def spoken_text(message: Message) -> str:
+    """What a hermes-format model sampled as this message: its thoughts, its words, its calls."""
     thought = f"<think>\n{message.reasoning}\n</think>\n" if message.reasoning is not None else ""
     calls = [_call_text(call) for call in message.tool_calls]
     return thought + "\n".join(part for part in (message.content, *calls) if part)
+
+
+def _value(message: Message) -> str:
+    return f"{ANSWER_BEFORE}{message.content}{ANSWER_AFTER}" if message.role is Role.TOOL else spoken_text(message)
 
 
 def _call_text(call: ToolCall) -> str:

@@ -32,6 +32,7 @@ COMMANDS = {
     "serve": Command("services.commands.serve", "one service in this terminal: api | trainer | env NAME"),
     "train": Command("services.commands.train", "all three services for one environment, without evaluations"),
     "process": Command("services.commands.process", "make SFT data from rollouts, without any other service"),
+    "sft": Command("services.commands.sft", "a policy learns SFT data; `natgym up --model DIR` starts from the result"),
     "evaluate": Command("services.commands.evaluate", "score a policy on the held-out tasks"),
     "check": Command("services.commands.check", "run the gold answers through the reward"),
     "plan": Command("services.commands.plan", "turn a request in words into the plan of an agent"),

@@ -1,87 +1,55 @@
 """Supervised learning on conversations: the loss counts what the assistant wrote, and nothing else.
 
-Makes the policy that `natgym up` starts from. Rows come as token ids with a mask, in the order in which they are
-to be learnt from; each is seen once a pass.
+Makes the policy that `natgym up` starts from. Rows come as token ids with a mask, in packs, in the order in which they
+are to be learnt from.
 """
 
 import math
 import time
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, NamedTuple
+from typing import TYPE_CHECKING
+
+from pydantic import Field
 
 from core.config import Config
-from core.logs import get_logger
-from core.types import Message, Role, TokenIds, ToolSpec, Turn
-from tool_call_parsers.rendering import Renderer, TokenSession
+from core.errors import TrainingError, boundary
+from tool_call_parsers.rendering import Renderer
 from trainer.copying import plant_copying
+from trainer.sft_rows import SftRow
+from trainer.sft_save import SftSave
 
 if TYPE_CHECKING:
     import torch
     from transformers import PreTrainedModel
 
-log = get_logger("sft")
-
 
 class SftConfig(Config):
     """How a policy learns from demonstrations."""
 
-    steps: int = 3400
-    tokens_per_step: int = 5000
-    """Rows are gathered until a step holds about that many tokens, padding included."""
-    learning_rate: float = 2.5e-3
-    warmup_steps: int = 30
-    final_share: float = 0.02
+    steps: int = Field(default=3400, gt=0)
+    learning_rate: float = Field(default=2.5e-3, gt=0)
+    warmup_steps: int = Field(default=30, ge=0)
+    final_share: float = Field(default=0.02, ge=0, le=1)
     """Share of the learning rate that a cosine schedule ends at."""
-    weight_decay: float = 0.05
-    grad_clip: float = 1.0
+    weight_decay: float = Field(default=0.05, ge=0)
+    grad_clip: float = Field(default=1.0, gt=0)
     seed: int = 0
-    threads: int = 2
-
-
-class SftRow(NamedTuple):
-    """One conversation: token_ids (T) and whether each of them is learnt (T)."""
-
-    token_ids: TokenIds
-    loss_mask: tuple[bool, ...]
-
-
-def conversation_row(renderer: Renderer, messages: Sequence[Message], tools: Sequence[ToolSpec]) -> SftRow:
-    """The row of a conversation, with the token ids that an episode with the same words would have.
-
-    Each assistant message is encoded on its own and the rest is the template's, as in TokenSession.
-    """
-    first = next(index for index, message in enumerate(messages) if message.role is Role.ASSISTANT)
-    opening, rest = messages[:first], messages[first:]
-    session, turns = TokenSession(renderer, tools), list[Turn]()
-    ids: list[int] = []
-    mask: list[bool] = []
-    for spoken, answers in _turns(rest):
-        prompt = session.prompt(opening, turns)
-        completion = (*renderer.encode(spoken.content), renderer.eos_ids[0])
-        mask += [False] * (len(prompt) - len(ids)) + [True] * len(completion)
-        ids = [*prompt, *completion]
-        turns.append(
-            Turn(
-                prompt_ids=prompt,
-                completion_ids=completion,
-                logprobs=(0.0,) * len(completion),
-                message=spoken,
-                observations=tuple(answers),
-            )
-        )
-    return SftRow(tuple(ids), tuple(mask))
+    threads: int = Field(default=2, gt=0)
 
 
 def train_sft(
     model: "PreTrainedModel",
-    rows: Iterable[SftRow],
+    packs: Iterable[Sequence[SftRow]],
     config: SftConfig,
     on_step: Callable[[int, float, float], None] = lambda step, loss, seconds: None,
+    save: SftSave | None = None,
 ) -> None:
-    """Learn from rows, in place. `on_step` hears step, mean loss a learnt token in nats, and seconds so far.
+    """Learn from packs of rows, one a step, in place. AdamW with warm-up and a cosine schedule.
 
-    AdamW with warm-up and a cosine schedule; stops after `config.steps` or when the rows end.
+    `on_step` hears step, mean loss a learnt token in nats, and seconds so far. Stops after `config.steps` or when the
+    packs end. With a `save` it goes on where that stands; the packs have to be the same, from the first. Raises
+    TrainingError for a loss that is no number.
     """
     import torch
 
@@ -90,17 +58,24 @@ def train_sft(
     optimiser = torch.optim.AdamW(
         _parameter_groups(model, config.weight_decay), lr=config.learning_rate, betas=(0.9, 0.95), fused=True
     )
+    done = save.restore(model, optimiser) if save else 0
     started = time.monotonic()
     model.train()
-    for step, batch in zip(range(config.steps), batches(rows, config.tokens_per_step), strict=False):
+    for step, batch in zip(range(config.steps), packs, strict=False):
+        if step < done:
+            continue
         for group in optimiser.param_groups:
             group["lr"] = config.learning_rate * schedule(step, config)
         loss = row_loss(model, batch)
+        if not math.isfinite(said := float(loss.detach())):
+            raise TrainingError(f"step {step + 1}: the loss is {said}; a lower learning rate may help")
         loss.backward()
         torch.nn.utils.clip_grad_norm_(model.parameters(), config.grad_clip)
         optimiser.step()
         optimiser.zero_grad(set_to_none=True)
-        on_step(step + 1, float(loss.detach()), time.monotonic() - started)
+        if save and save.due(step + 1):
+            save.write(step + 1, model, optimiser)
+        on_step(step + 1, said, time.monotonic() - started)
 
 
 def row_loss(model: "PreTrainedModel", rows: Sequence[SftRow]) -> "torch.Tensor":
@@ -115,19 +90,9 @@ def row_loss(model: "PreTrainedModel", rows: Sequence[SftRow]) -> "torch.Tensor"
         mask[number, : len(row.token_ids)] = torch.tensor(row.loss_mask)
     # rows are padded on the right and attention is causal, so padding reaches nothing that is learnt
     hidden = model.get_decoder()(input_ids=ids).last_hidden_state[:, :-1][mask[:, 1:]]
-    logits = hidden @ model.get_input_embeddings().weight.T  # the policy's embeddings are tied
-    return torch.nn.functional.cross_entropy(logits, ids[:, 1:][mask[:, 1:]])
-
-
-def batches(rows: Iterable[SftRow], tokens: int, window: int = 256) -> Iterator[list[SftRow]]:
-    """Rows of similar length together, `tokens` a batch with padding; a window keeps the order roughly."""
-    waiting: list[SftRow] = []
-    for row in rows:
-        waiting.append(row)
-        if len(waiting) == window:
-            yield from _pack(waiting, tokens)
-            waiting = []
-    yield from _pack(waiting, tokens)
+    head = model.get_output_embeddings()
+    assert head is not None, "a causal language model has a head"
+    return torch.nn.functional.cross_entropy(head(hidden), ids[:, 1:][mask[:, 1:]])
 
 
 def schedule(step: int, config: SftConfig) -> float:
@@ -136,6 +101,17 @@ def schedule(step: int, config: SftConfig) -> float:
         return (step + 1) / config.warmup_steps
     progress = (step - config.warmup_steps) / max(1, config.steps - config.warmup_steps)
     return config.final_share + (1 - config.final_share) * 0.5 * (1 + math.cos(math.pi * min(1.0, progress)))
+
+
+def read_model(directory: Path) -> "PreTrainedModel":
+    """The model of a Hugging Face directory in float32, from this disk alone. Raises TrainingError."""
+    import torch
+    from transformers import AutoModelForCausalLM
+    from transformers.utils.logging import disable_progress_bar
+
+    disable_progress_bar()
+    with boundary(TrainingError, f"model {directory}"):
+        return AutoModelForCausalLM.from_pretrained(directory, dtype=torch.float32, local_files_only=True)
 
 
 def new_policy(directory: Path, renderer: Renderer, seed: int = 0) -> "PreTrainedModel":
@@ -166,31 +142,6 @@ def new_policy(directory: Path, renderer: Renderer, seed: int = 0) -> "PreTraine
     model = Qwen3ForCausalLM(config)
     plant_copying(model, seed)
     return model
-
-
-def _pack(rows: list[SftRow], tokens: int) -> Iterator[list[SftRow]]:
-    packs: list[list[SftRow]] = [[]]
-    for row in sorted(rows, key=lambda row: len(row.token_ids)):
-        if packs[-1] and (len(packs[-1]) + 1) * len(row.token_ids) > tokens:
-            packs.append([])
-        packs[-1].append(row)
-    # short rows first would be a curriculum by length; a fixed stride mixes them without a random state
-    order = sorted(range(len(packs)), key=lambda number: (number * 7919) % len(packs)) if packs[0] else []
-    yield from (packs[number] for number in order)
-
-
-def _turns(messages: Sequence[Message]) -> Iterator[tuple[Message, list[Message]]]:
-    spoken: Message | None = None
-    answers: list[Message] = []
-    for message in messages:
-        if message.role is Role.ASSISTANT:
-            if spoken is not None:
-                yield spoken, answers
-            spoken, answers = message, []
-        else:
-            answers.append(message)
-    if spoken is not None:
-        yield spoken, answers
 
 
 def _parameter_groups(model: "PreTrainedModel", decay: float) -> "list[dict[str, list[torch.nn.Parameter] | float]]":

@@ -6,19 +6,19 @@ Hours on two cores, no GPU. See docs/warm-start.md.
 """
 
 import argparse
-import json
 from collections.abc import Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 from core.settings import Settings
-from core.types import Message, Role
+from core.types import JsonObject, Message, Role
 from services.run_file import RunFile
 
 if TYPE_CHECKING:
-    from environments.sharegpt import Conversation
+    from environments.demonstrations import Demonstration
 
 CORPUS_ROWS = 4000  # conversations that the tokenizer is made of
+TOKENS_PER_STEP = 5000  # padding included
 SPECS_SEED = 1  # the shipped dataset is made with 0
 
 
@@ -74,37 +74,39 @@ def _learn(arguments: argparse.Namespace, rows: Path) -> None:
     from services.commands.counter import Counter
     from tool_call_parsers.chat_template import ChatTemplate
     from tool_call_parsers.rendering import Renderer
-    from trainer.sft import SftConfig, conversation_row, new_policy, train_sft
+    from trainer.sft import SftConfig, new_policy, train_sft
+    from trainer.sft_rows import batches, conversation_rows
     from trainer.tokenizer import TEMPLATE, build_tokenizer, save_tokenizer
     from trainer.weights import WeightFormat, save_model
 
     template = ChatTemplate(TEMPLATE.read_text(encoding="utf-8"), {})
     corpus = [
-        template.text([one.to_openai() for one in messages], [tool.to_openai() for tool in tools], generation_prompt=False)
-        for messages, tools in islice(read_demonstrations(rows), CORPUS_ROWS)
+        template.text(_as_sampled(one), [tool.to_openai() for tool in one.tools], generation_prompt=False)
+        for one in islice(_demonstrations(rows), CORPUS_ROWS)
     ]
     untrained = arguments.work / "untrained"
     save_tokenizer(build_tokenizer(corpus, copied_words()), untrained)
     renderer = Renderer.from_directory(untrained)
     model = new_policy(untrained, renderer, arguments.seed)
-    learnt = (conversation_row(renderer, messages, tools) for messages, tools in read_demonstrations(rows))
+    learnt = (row for one in _demonstrations(rows) for row in conversation_rows(renderer, *one))
     counter = Counter("steps", arguments.steps)
     config = SftConfig(steps=arguments.steps, seed=arguments.seed)
-    train_sft(model, learnt, config, lambda step, loss, seconds: counter.add())
+    train_sft(model, batches(learnt, TOKENS_PER_STEP), config, lambda step, loss, seconds: counter.add())
     counter.close()
     save_model(model.state_dict(), untrained, arguments.out, WeightFormat.FLOAT16)
 
 
-def read_demonstrations(rows: Path) -> "Iterator[Conversation]":
-    """The conversations of a ShareGPT file, what the assistant said as the text that it sampled."""
-    from environments.sharegpt import Conversation, from_sharegpt
+def _demonstrations(rows: Path) -> "Iterator[Demonstration]":
+    from environments.demonstrations import read_demonstrations
 
-    with rows.open(encoding="utf-8") as lines:
-        for line in lines:
-            entries = json.loads(line)["conversations"]
-            messages, tools = from_sharegpt(entries)
-            spoken = [
-                Message(role=Role.ASSISTANT, content=entry["value"]) if message.role is Role.ASSISTANT else message
-                for entry, message in zip(entries, messages, strict=True)
-            ]
-            yield Conversation(tuple(spoken), tools)
+    return (one for _, found in read_demonstrations(rows) for one in found)
+
+
+def _as_sampled(one: "Demonstration") -> list[JsonObject]:
+    """The messages with what the assistant sampled as plain text: that is what the tokenizer has to spell."""
+    spoken = iter(one.spoken)
+    texts = [next(spoken) if message.role is Role.ASSISTANT else None for message in one.messages]
+    return [
+        message.to_openai() if text is None else Message(role=message.role, content=text).to_openai()
+        for message, text in zip(one.messages, texts, strict=True)
+    ]

@@ -1,10 +1,16 @@
 """Supervised learning: what is learnt, in which order, and that it is learnt."""
 
+from collections.abc import Sequence
+
 import pytest
 
+from core.errors import ConfigError, TrainingError
 from core.types import Message, Role, ToolSpec
+from tests.tool_call_parsers.tiny_model import DROPS_THINKING, write_model
 from tool_call_parsers.rendering import Renderer
-from trainer.sft import SftConfig, SftRow, batches, conversation_row, new_policy, row_loss, schedule, train_sft
+from trainer.sft import SftConfig, new_policy, row_loss, schedule, train_sft
+from trainer.sft_rows import SftRow, batches, conversation_rows
+from trainer.sft_save import SftSave
 from trainer.tokenizer import build_tokenizer, save_tokenizer
 
 TOOL = ToolSpec(name="add", description="Add.", parameters={"type": "object", "properties": {}})
@@ -17,6 +23,12 @@ TALK = (
 )
 
 
+def one_row(renderer: Renderer, talk: Sequence[Message] = TALK) -> SftRow:
+    spoken = [message.content for message in talk if message.role is Role.ASSISTANT]
+    (row,) = conversation_rows(renderer, talk, [TOOL], spoken)
+    return row
+
+
 @pytest.fixture(scope="module")
 def renderer(tmp_path_factory):
     directory = tmp_path_factory.mktemp("policy")
@@ -25,13 +37,13 @@ def renderer(tmp_path_factory):
 
 
 def test_only_what_the_assistant_wrote_is_learnt(renderer):
-    row = conversation_row(renderer, TALK, [TOOL])
+    row = one_row(renderer)
     learnt = renderer.decode([index for index, wanted in zip(row.token_ids, row.loss_mask, strict=True) if wanted])
     assert learnt == f"{TALK[2].content}<|im_end|>It is 5.<|im_end|>"
 
 
 def test_a_row_reads_as_the_chat_template_renders_the_conversation(renderer):
-    row = conversation_row(renderer, TALK, [TOOL])
+    row = one_row(renderer)
     whole = renderer.decode(renderer.render(TALK, [TOOL], add_generation_prompt=False))
     assert renderer.decode(row.token_ids) == whole.rstrip("\n")
 
@@ -55,7 +67,7 @@ def test_padding_changes_no_loss(renderer, tmp_path):
     import torch
 
     model = new_policy(tmp_path, renderer).eval()
-    short, long = conversation_row(renderer, TALK[:3], [TOOL]), conversation_row(renderer, TALK, [TOOL])
+    short, long = one_row(renderer, TALK[:3]), one_row(renderer)
     counts = [sum(row.loss_mask) for row in (short, long)]
     with torch.no_grad():
         alone = [float(row_loss(model, [row])) for row in (short, long)]
@@ -66,9 +78,56 @@ def test_padding_changes_no_loss(renderer, tmp_path):
 
 def test_a_policy_learns_its_demonstrations(renderer, tmp_path):
     model = new_policy(tmp_path, renderer)
-    row = conversation_row(renderer, TALK, [TOOL])
+    row = one_row(renderer)
     losses: list[float] = []
-    config = SftConfig(steps=25, learning_rate=3e-3, warmup_steps=2, tokens_per_step=len(row.token_ids))
-    train_sft(model, [row] * 50, config, lambda step, loss, seconds: losses.append(loss))
+    config = SftConfig(steps=25, learning_rate=3e-3, warmup_steps=2, threads=1)
+    train_sft(model, [[row]] * 50, config, lambda step, loss, seconds: losses.append(loss))
     assert len(losses) == 25
     assert losses[-1] < 0.2 < losses[0]
+
+
+def test_where_the_template_forgets_a_thought_a_row_of_its_own_begins(tmp_path):
+    renderer = Renderer.from_directory(write_model(tmp_path, DROPS_THINKING))
+    thought = Message(role=Role.ASSISTANT, content="5", reasoning="2 + 3")
+    talk = [TALK[1], thought, Message(role=Role.USER, content="and 1?"), Message(role=Role.ASSISTANT, content="6")]
+    said = ["<think>\n2 + 3\n</think>\n\n5", "6"]
+    rows = conversation_rows(renderer, talk, [], said)
+    learnt = [[index for index, wanted in zip(*row, strict=True) if wanted] for row in rows]
+    assert [renderer.decode(ids) for ids in learnt] == [f"{text}<|im_end|>" for text in said]
+    assert "2 + 3" not in renderer.decode(rows[1].token_ids)
+
+
+def weights(model):
+    return {name: value.clone() for name, value in model.state_dict().items()}
+
+
+def test_a_run_that_was_killed_goes_on_to_the_same_weights(renderer, tmp_path):
+    import torch
+
+    rows = [[one_row(renderer, TALK[: 3 + 2 * (number % 2)])] for number in range(12)]
+    config = SftConfig(steps=12, warmup_steps=2, threads=1)
+    whole = new_policy(tmp_path, renderer)
+    train_sft(whole, rows, config)
+
+    def killed(step: int, loss: float, seconds: float) -> None:
+        if step == 8:
+            raise KeyboardInterrupt
+
+    save = SftSave(tmp_path / "run.pt", {"rows": "these"}, every=5)
+    with pytest.raises(KeyboardInterrupt):
+        train_sft(new_policy(tmp_path, renderer), rows, config, killed, save)
+    steps: list[int] = []
+    again = new_policy(tmp_path, renderer)
+    train_sft(again, rows, config, lambda step, loss, seconds: steps.append(step), save)
+    assert steps == [6, 7, 8, 9, 10, 11, 12]
+    # sums of float32 depend in their last bits on where in memory a tensor lies
+    assert max(float((value - weights(whole)[name]).abs().max()) for name, value in weights(again).items()) < 1e-5
+    with pytest.raises(ConfigError, match="delete it to begin anew"):
+        SftSave(tmp_path / "run.pt", {"rows": "others"}).restore(again, torch.optim.AdamW(again.parameters()))
+
+
+def test_a_loss_that_is_no_number_ends_the_run(renderer, tmp_path):
+    model = new_policy(tmp_path, renderer)
+    model.lm_head.weight.data[0] = float("nan")
+    with pytest.raises(TrainingError, match="step 1: the loss is nan"):
+        train_sft(model, [[one_row(renderer)]], SftConfig(steps=1, threads=1))
