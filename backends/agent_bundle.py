@@ -13,7 +13,20 @@ from core.errors import MissingRuntime
 
 FOLDER = Path(__file__).with_name("agent")
 PACKAGE = "backends.agent"
-MODULES = ("frames", "landlock", "processes", "loop", "files", "copies", "trees", "jobs", "sessions", "usage", "main")
+MODULES = (
+    "frames",
+    "landlock",
+    "processes",
+    "nannies",
+    "loop",
+    "files",
+    "copies",
+    "trees",
+    "jobs",
+    "sessions",
+    "usage",
+    "main",
+)
 """In the order of their imports."""
 RUN = f"""
 for name, code in MODULES:

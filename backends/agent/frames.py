@@ -9,8 +9,12 @@ json is used without that module, which would bring in regular expressions.
 
 from __future__ import annotations
 
-from _json import encode_basestring_ascii, make_scanner
+from _json import encode_basestring_ascii, make_encoder, make_scanner
 from _struct import Struct
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from typing import NoReturn
 
 LENGTHS = Struct(">II")
 MAX_REQUEST_HEADER = 1 << 22
@@ -35,6 +39,12 @@ class _Plain:
         return float(name)
 
 
+def _refuse(value: object) -> NoReturn:
+    raise TypeError(f"cannot write {type(value).__name__} as JSON")
+
+
+# neither looks for circles, nor indents, sorts, skips keys, or writes what is no finite number
+_encoded = make_encoder(None, _refuse, encode_basestring_ascii, None, ": ", ", ", False, False, False)
 _scan = make_scanner(_Plain)  # pyright: ignore[reportArgumentType] the stubs know no plain context
 
 
@@ -45,21 +55,8 @@ def pack(header: dict[str, object], body_bytes: int) -> bytes:
 
 
 def encode(value: object) -> str:
-    """JSON of dictionaries, lists, strings, finite numbers, truth values and None."""
-    if isinstance(value, str):
-        return encode_basestring_ascii(value)
-    if value is None or isinstance(value, bool):
-        return "null" if value is None else str(value).lower()
-    if isinstance(value, (int, float)):
-        text = repr(value)
-        if "n" in text:
-            raise ValueError(f"{text} cannot be written as JSON")
-        return text
-    if isinstance(value, dict):
-        return "{" + ", ".join([f"{encode(str(key))}: {encode(item)}" for key, item in value.items()]) + "}"
-    if isinstance(value, (list, tuple)):
-        return "[" + ", ".join([encode(item) for item in value]) + "]"
-    raise TypeError(f"cannot write {type(value).__name__} as JSON")
+    """JSON of dictionaries, lists, strings, finite numbers, truth values and None. Raises TypeError, ValueError."""
+    return "".join(_encoded(value, 0))
 
 
 def decode(text: str) -> dict:

@@ -6,7 +6,8 @@ import os
 import time
 
 from backends.agent.loop import WRITE, Loop, Refused, Running
-from backends.agent.processes import Command, start_command
+from backends.agent.nannies import Command
+from backends.agent.processes import NOTHING
 
 CHUNK = 1 << 16
 STDERR_TAIL = 4096
@@ -46,39 +47,44 @@ class Capture:
 
 
 class Job(Running):
-    """A running command, its nanny, its three pipes, and those that `more` adds: the command's ends, from 3 on."""
+    """A running command, its pipes, and those that `more` adds: the command's ends, from 3 on.
 
-    def __init__(self, loop: Loop, command: Command, more: tuple[int, ...] = ()) -> None:
+    One that `listens` has a pipe as its standard input, another has /dev/null.
+    """
+
+    def __init__(self, loop: Loop, command: Command, more: tuple[int, ...] = (), *, listens: bool = True) -> None:
         self.loop = loop
         self.started = time.monotonic()
-        (stdin, ours), (self.stdout, stdout), (self.stderr, stderr) = open_pipes(3, more)
+        pipes = open_pipes(3 if listens else 2, more)
+        (self.stdout, stdout), (self.stderr, stderr) = pipes[:2]
+        stdin, self.stdin = pipes[2] if listens else (NOTHING, None)
+        theirs, ours = [stdout, stderr, *more], [self.stdout, self.stderr]
+        if self.stdin is not None:
+            theirs, ours = [stdin, *theirs], [self.stdin, *ours]
         try:
-            self.pid = start_command(command, loop.setup, [stdin, stdout, stderr, *more])
+            loop.employ(self, command, [stdin, stdout, stderr, *more])
         except OSError as error:
-            for fd in (ours, self.stdout, self.stderr):
+            for fd in ours:
                 os.close(fd)
             raise Refused("start", f"cannot start a process: {error.strerror}") from error
-        for fd in (ours, self.stdout, self.stderr):
+        finally:
+            for fd in theirs:
+                os.close(fd)
+        for fd in ours:
             os.set_blocking(fd, False)
-        self.pidfd = os.pidfd_open(self.pid)
-        self.stdin: int | None = ours
         self.status: int | None = None
         self._unsent = memoryview(b"")
         self._sender: int | None = None
-        loop.jobs[self.pid] = self
-        loop.watch(self.pidfd, self.on_exit)
 
-    def on_exit(self) -> None:
-        """The command is over, by itself or by a kill: nothing of it survives this."""
-        self.close(self.pidfd)
-        self.status = self.loop.finish(self.pid)
+    def done(self, status: int) -> None:
+        """See Running."""
+        self.status = status
         self.ended()
 
     def kill(self) -> None:
         """Kill it, unless it is over."""
         if self.status is None:
-            self.loop.kill(self.pid)
-            self.on_exit()
+            self.loop.kill(self)
 
     def ended(self) -> None:
         """The command is over and its processes are gone: nobody is told, unless a kind of job says whom."""
@@ -177,15 +183,13 @@ class ExecJob(Job):
     """One command run to its end; its output is kept up to a cap."""
 
     def __init__(self, loop: Loop, request: dict, stdin: bytes) -> None:
-        super().__init__(loop, Command(request["argv"], request["cwd"], request["env"]))
+        super().__init__(loop, Command(request["argv"], request["cwd"], request["env"]), listens=bool(stdin))
         self.request: int = request["id"]
         self.deadline = self.started + request["timeout"]
         self._timed_out = False
         self._output = Output(self, request["max_output"])
         if stdin:
             self.feed(stdin)
-        else:
-            self.close_stdin()
 
     def on_deadline(self) -> None:
         """The time is up."""

@@ -4,18 +4,20 @@ from __future__ import annotations
 
 import os
 import time
-from _signal import SIGKILL  # pyright: ignore[reportMissingImports] what signal is made of
 from select import EPOLLIN, EPOLLOUT, epoll
 
 from backends.agent.frames import pack
+from backends.agent.nannies import Command, Nanny, order_for
 from backends.agent.processes import Setup, Suppressed, kill, only_nannies, strays
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
-    from collections.abc import Callable
+    from collections.abc import Callable, Sequence
     from typing import NoReturn
 
 READ, WRITE = EPOLLIN, EPOLLOUT
+PARKED = 1
+"""How many nannies are kept while they have nothing to do."""
 PURGE_SECONDS = 5.0
 PURGE_PAUSE_SECONDS = 0.0002
 
@@ -29,10 +31,13 @@ class Refused(Exception):
 
 
 class Running:
-    """What the loop knows of a running job: its nanny's pid and when it has to be over."""
+    """What the loop knows of a running job: its nanny and when it has to be over."""
 
-    pid: int
+    nanny: Nanny
     deadline: float | None = None
+
+    def done(self, status: int) -> None:
+        """Its command has ended with that wait status; nothing of it is left."""
 
     def on_deadline(self) -> None:
         """Its time is over; asked of what has a deadline."""
@@ -44,6 +49,9 @@ class Loop:
     def __init__(self, link: int, setup: Setup) -> None:
         self._link, self.setup = link, setup
         self.jobs: dict[int, Running] = {}
+        self._nannies: dict[int, Nanny] = {}
+        self._parked: list[Nanny] = []
+        self._wants_another = True
         self._statuses: dict[int, int] = {}
         self._poll = epoll()
         self._watched: dict[int, tuple[int, Callable[[], object]]] = {}
@@ -51,6 +59,10 @@ class Loop:
     def run(self) -> None:
         """Serve for ever; `end` leaves."""
         while True:
+            if self._wants_another and not self._nannies:
+                self._wants_another = False  # or else one that cannot live would be made again and again
+                with Suppressed(OSError):
+                    self._parked.append(self._hire())
             ready = [(fd, self._watched.get(fd)) for fd, _ in self._poll.poll(self._seconds_to_deadline())]
             for fd, watch in ready:
                 # an earlier callback of this round may have closed or changed it
@@ -58,8 +70,13 @@ class Loop:
                     watch[1]()
             now = time.monotonic()
             for job in list(self.jobs.values()):
-                if job.deadline is not None and job.deadline <= now and job.pid in self.jobs:
+                if job.deadline is not None and job.deadline <= now and job.nanny.pid in self.jobs:
                     job.on_deadline()
+
+    @property
+    def parked(self) -> int:
+        """How many nannies wait for a command."""
+        return len(self._parked)
 
     def watch(self, fd: int, callback: Callable[[], object], events: int = READ) -> None:
         """Call back when the descriptor is ready, every time until `unwatch`."""
@@ -86,22 +103,23 @@ class Loop:
         problem = {"problem": refusal.problem} if refusal.kind == "path" else {}
         self.reply(request, {"error": refusal.kind, "message": str(refusal)[:2000], **problem})
 
-    def finish(self, pid: int) -> int:
-        """Take a job off the table, with everything that it started; returns its nanny's wait status.
+    def employ(self, job: Running, command: Command, streams: Sequence[int]) -> None:
+        """Have a nanny run the job's command with these streams. Raises OSError when no process can be made."""
+        order = order_for(self.setup, command)
+        nanny = self._parked.pop() if self._parked else None
+        if nanny is not None and not nanny.run(order, streams):
+            self._dismiss(nanny)
+            nanny = None
+        job.nanny = nanny or self._hire(order, streams)
+        self.jobs[job.nanny.pid] = job
+        self._wants_another = True
 
-        The nanny must have ended or been killed.
-        """
-        status = self._statuses.pop(pid, None)
-        if status is None:
-            status = os.waitpid(pid, 0)[1]
-        del self.jobs[pid]
+    def kill(self, job: Running) -> None:
+        """Kill a job's nanny, if it lives, and all that it or its command started."""
+        del self.jobs[job.nanny.pid]
+        status = self._dismiss(job.nanny)
         self.purge()
-        return status
-
-    def kill(self, pid: int) -> None:
-        """Kill a job's nanny, unless it is reaped already; `finish` comes next."""
-        if pid not in self._statuses:
-            kill(pid)
+        job.done(status)
 
     def purge(self) -> None:
         """Kill and reap whatever belongs to no job. Ends the agent, and so the sandbox, if something will not die."""
@@ -112,20 +130,56 @@ class Loop:
                 # one system call that no fork slips through; against a fork bomb it is worth the other jobs
                 kill(-1)
             else:
-                for pid in strays(os.getpid(), set(self.jobs)):
+                for pid in strays(os.getpid(), set(self._nannies)):
                     kill(pid)
             if waited > PURGE_SECONDS:
                 os._exit(3)
             time.sleep(PURGE_PAUSE_SECONDS)
 
     def end(self) -> NoReturn:
-        """The host is gone or has let go: take everything along."""
-        for pid in list(self.jobs):
-            with Suppressed(ProcessLookupError):
-                os.kill(pid, SIGKILL)
-        self.jobs.clear()
-        self.purge()
+        """The host is gone or has let go: take everything along. What is isolated ends with its first process."""
+        if not self.setup.isolated:
+            for pid in self._nannies.keys() - self._statuses:
+                kill(pid)
+            self._nannies.clear()
+            self.jobs.clear()
+            self.purge()
         os._exit(0)
+
+    def _hire(self, order: bytes = b"", streams: Sequence[int] = ()) -> Nanny:
+        nanny = Nanny(self.setup, order, streams)
+        self._nannies[nanny.pid] = nanny
+        self.watch(nanny.fd, lambda: self._on_answer(nanny))
+        return nanny
+
+    def _dismiss(self, nanny: Nanny) -> int:
+        """Kill a nanny, if it lives, and reap it; returns its wait status."""
+        self.unwatch(nanny.fd)
+        nanny.close()
+        status = self._statuses.pop(nanny.pid, None)
+        if status is None:
+            kill(nanny.pid)
+            status = os.waitpid(nanny.pid, 0)[1]
+        del self._nannies[nanny.pid]
+        return status
+
+    def _on_answer(self, nanny: Nanny) -> None:
+        status, job = nanny.answer(), self.jobs.get(nanny.pid)
+        if job is None:
+            self._parked.remove(nanny)
+            self._dismiss(nanny)
+        elif status is None:
+            self.kill(job)
+        else:
+            self._release(nanny)
+            job.done(status)
+
+    def _release(self, nanny: Nanny) -> None:
+        del self.jobs[nanny.pid]
+        if len(self._parked) < PARKED:
+            self._parked.append(nanny)
+        else:
+            self._dismiss(nanny)
 
     def _strays_after_reaping(self) -> bool:
         """Whether children are left that belong to no job, after collecting those that have ended."""
@@ -135,8 +189,8 @@ class Loop:
             except ChildProcessError:
                 return False
             if pid == 0:
-                return not self.jobs or not only_nannies(set(self.jobs))
-            if pid in self.jobs:
+                return not self._nannies or not only_nannies(set(self._nannies))
+            if pid in self._nannies:
                 self._statuses[pid] = status
 
     def _seconds_to_deadline(self) -> float | None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gc
 import os
 import sys
 from _signal import SIG_IGN, SIGINT, signal  # pyright: ignore[reportMissingImports] what signal is made of
@@ -21,7 +22,7 @@ if TYPE_CHECKING:
     from collections.abc import Callable
 
 MAX_JOBS = 128
-RECEIVE_BYTES = 1 << 18
+RECEIVE_BYTES = 1 << 16
 INCOMING, OUTGOING = 100, 101
 """Our descriptors of the link to the host; nothing that we start inherits them."""
 
@@ -183,7 +184,7 @@ class Agent:
         self.loop.reply(request["id"], {})
 
     def _stats(self, request: dict, body: bytes) -> None:
-        self.loop.reply(request["id"], usage(self._setup))
+        self.loop.reply(request["id"], usage(self._setup, self.loop.parked))
 
     def _ping(self, request: dict, body: bytes) -> None:
         self.loop.reply(request["id"], {})
@@ -212,6 +213,7 @@ def main() -> None:
         sys.exit("cannot make the agent non-dumpable and a subreaper")
     signal(SIGINT, SIG_IGN)
     os.umask(0)  # every mode that is written is meant; commands get a mask of their own
+    gc.freeze()  # what is here stays, so neither a collection nor a nanny needs to copy its pages
     received = bytearray()
     first = _first_request(received)
     agent = Agent(received, Setup(first))
@@ -235,7 +237,7 @@ def _take_link(which: str) -> None:
             os.dup2(end, ours, inheritable=False)
     os.closerange(3, INCOMING)
     os.closerange(OUTGOING + 1, ALL_FDS)
-    nothing = os.open("/dev/null", os.O_RDWR)  # becomes number 3, the lowest that is free
+    nothing = os.open("/dev/null", os.O_RDWR)  # becomes number NOTHING, the lowest that is free
     for number in (*range(nothing + 1, MAX_STREAMS), *((0, 1) if which == "stdio" else ())):
         os.dup2(nothing, number, inheritable=False)
 

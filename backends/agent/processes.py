@@ -1,24 +1,23 @@
-"""Start a command under a nanny, and find what escaped from one."""
+"""What the agent knows of processes: what every command gets, and how to find what escaped from its nanny."""
 # pathlib, contextlib, typing and the rest stay out, because importing them would cost every sandbox milliseconds
-# ruff: noqa: PTH118, PTH123, PTH208, S606
+# ruff: noqa: PTH118, PTH123, PTH208
 
 from __future__ import annotations
 
 import os
-import resource
 from _ctypes import call_function, dlopen, dlsym  # what ctypes is made of, without its type machinery
-from _signal import SIG_DFL, SIGINT, SIGKILL, SIGPIPE, SIGXFSZ, signal  # pyright: ignore[reportMissingImports] what signal is made of
+from _signal import SIGKILL  # pyright: ignore[reportMissingImports] what signal is made of
 
 from backends.agent.landlock import Walls
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
     from types import TracebackType
-    from typing import NoReturn
 
-PR_SET_PDEATHSIG, PR_SET_DUMPABLE, PR_SET_CHILD_SUBREAPER = 1, 4, 36
+PR_SET_DUMPABLE, PR_SET_CHILD_SUBREAPER = 4, 36
 ALL_FDS = 1 << 20
-DEFAULT_SIGNALS = (SIGINT, SIGPIPE, SIGXFSZ)
+NOTHING = 3
+"""Our descriptor of /dev/null."""
 MAX_STREAMS = 5
 """Descriptors below this number stay taken in the agent, so that no stream has a number that it is moved to."""
 
@@ -67,13 +66,6 @@ class Setup:
         return path
 
 
-class Command:
-    """What a nanny runs, and the descriptors that it gets as 0, 1, 2 and so on."""
-
-    def __init__(self, argv: list[str], cwd: str, env: dict[str, str]) -> None:
-        self.argv, self.cwd, self.env = argv, cwd, env
-
-
 def guard_self() -> bool:
     """Nobody of the same user may read our memory, take our descriptors or speak on our link; orphans come to us."""
     return prctl(PR_SET_DUMPABLE, 0) == 0 and prctl(PR_SET_CHILD_SUBREAPER, 1) == 0
@@ -82,22 +74,6 @@ def guard_self() -> bool:
 def prctl(option: int, value: int) -> int:
     """The system call; 0 where it was done."""
     return call_function(_prctl, (option, value, 0, 0, 0))
-
-
-def start_command(command: Command, setup: Setup, streams: list[int]) -> int:
-    """Fork a nanny that runs the command with these streams, which are closed here; returns the nanny's pid.
-
-    Raises OSError when no process can be made.
-    """
-    agent = os.getpid()
-    try:
-        pid = os.fork()
-        if pid == 0:
-            _be_nanny(agent, command, setup, streams)
-        return pid
-    finally:
-        for fd in streams:
-            os.close(fd)
 
 
 def kill(pid: int) -> None:
@@ -145,98 +121,3 @@ def stat_fields(name: str) -> list[bytes]:
         return []
     # the program's name, in parentheses, may hold anything: count from its end
     return text[text.rindex(b")") + 2 :].split()
-
-
-def _be_nanny(agent: int, command: Command, setup: Setup, streams: list[int]) -> NoReturn:
-    """Run the command as a child, adopt and reap its orphans, and end as it ended."""
-    try:
-        prctl(PR_SET_CHILD_SUBREAPER, 1)
-        _die_with(agent)
-        main = _start_main(command, setup, streams)
-        os.closerange(0, ALL_FDS)
-        pid, status = os.waitpid(-1, 0)
-        while pid != main:
-            pid, status = os.waitpid(-1, 0)
-        if os.WIFSIGNALED(status):
-            _end_by(os.WTERMSIG(status))
-        os._exit(os.WEXITSTATUS(status))
-    finally:
-        os._exit(125)
-
-
-def _start_main(command: Command, setup: Setup, streams: list[int]) -> int:
-    """Take on the command's limits and start it: the kernel then need not copy this process, only to replace the copy."""
-    argv, cwd = command.argv, command.cwd
-    environment = {**setup.env, **command.env}
-    for target, stream in enumerate(streams):
-        os.dup2(stream, target)
-    try:
-        _offer_to_oom_killer()
-        for name, value in setup.limits.items():
-            _lower_limit(getattr(resource, name), value)
-        os.umask(0o022)
-        os.chdir(setup.inside(cwd))
-        if setup.walls is not None:
-            setup.walls.enter()
-        os.closerange(len(streams), ALL_FDS)
-        os.putenv("PATH", environment.get("PATH", os.defpath))  # where posix_spawnp looks
-        if setup.isolated:
-            return os.posix_spawnp(argv[0], argv, environment, setsid=True, setsigdef=DEFAULT_SIGNALS)
-        return _fork_main(command, environment)
-    except (OSError, ValueError) as error:
-        os._exit(_told(command, error))
-
-
-def _fork_main(command: Command, environment: dict[str, str]) -> int:
-    """Where no namespace ends with the agent, the command itself must be told to, which only a copy of us can be."""
-    nanny = os.getpid()
-    main = os.fork()
-    if main:
-        return main
-    try:
-        _die_with(nanny)
-        os.setsid()
-        for number in DEFAULT_SIGNALS:
-            signal(number, SIG_DFL)
-        os.execvpe(command.argv[0], command.argv, environment)
-    except (OSError, ValueError) as error:
-        os._exit(_told(command, error))
-    finally:
-        os._exit(125)
-
-
-def _told(command: Command, error: OSError | ValueError) -> int:
-    """Say on standard error why a command cannot be run; returns the status with which a shell would end."""
-    reason = error.strerror if isinstance(error, OSError) else str(error)
-    os.write(2, f"cannot run {command.argv[0]} in {command.cwd}: {reason}\n".encode("utf-8", "replace"))
-    return 126 if isinstance(error, PermissionError) else 127
-
-
-def _end_by(number: int) -> None:
-    """End by the same signal, so that its number is in our status too; one that is caught or ignored becomes SIGKILL."""
-    resource.setrlimit(resource.RLIMIT_CORE, (0, 0))
-    with Suppressed(OSError, ValueError):
-        signal(number, SIG_DFL)
-    os.kill(os.getpid(), number)
-    os.kill(os.getpid(), SIGKILL)
-
-
-def _die_with(parent: int) -> None:
-    """End when the parent ends, which may have been before now."""
-    prctl(PR_SET_PDEATHSIG, SIGKILL)
-    if os.getppid() != parent:
-        os._exit(125)
-
-
-def _offer_to_oom_killer() -> None:
-    """When memory runs out, commands go before the agent and before anything of the host. Only a preference."""
-    with Suppressed(OSError):
-        fd = os.open("/proc/self/oom_score_adj", os.O_WRONLY)
-        os.write(fd, b"1000")
-        os.close(fd)
-
-
-def _lower_limit(number: int, value: int) -> None:
-    hard = resource.getrlimit(number)[1]
-    value = value if hard == resource.RLIM_INFINITY else min(value, hard)
-    resource.setrlimit(number, (value, value))

@@ -12,7 +12,7 @@ import time
 
 from backends.agent.jobs import Job, Output, open_pipes, read_some
 from backends.agent.loop import WRITE, Loop, Refused
-from backends.agent.processes import Command
+from backends.agent.nannies import Command
 
 BASH = r"""
 while IFS= read -r -d '' -u 3 natgym_code; do
@@ -85,14 +85,13 @@ class Session(Job):
         (theirs, self._commands), (self._statuses, status) = open_pipes(2)
         self.cwd = cwd
         try:
-            super().__init__(loop, Command(KINDS[kind], cwd, {}), (theirs, status))
+            super().__init__(loop, Command(KINDS[kind], cwd, {}), (theirs, status), listens=False)
         except Refused:
             os.close(self._commands)
             os.close(self._statuses)
             raise
         for fd in (self._commands, self._statuses):
             os.set_blocking(fd, False)
-        self.close_stdin()
         self.request: int | None = None
         self._timed_out = False
         self._told, self._code = b"", memoryview(b"")

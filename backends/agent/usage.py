@@ -14,14 +14,17 @@ SYSV = {"shm": "shmctl", "msg": "msgctl", "sem": "semctl"}
 REMOVE = 0
 
 
-def usage(setup: Setup) -> dict[str, object]:
-    """Processes, resident bytes, seconds of CPU, bytes in the writable directories."""
+def usage(setup: Setup, parked: int) -> dict[str, object]:
+    """Processes, resident bytes, seconds of CPU, bytes in the writable directories.
+
+    `parked` of the processes are nannies without a command, which are not counted: they belong to the agent.
+    """
     pids = [os.getpid(), *strays(os.getpid(), set())]
     page, tick = os.sysconf("SC_PAGE_SIZE"), os.sysconf("SC_CLK_TCK")
     fields = [found for found in (stat_fields(str(pid)) for pid in pids) if found]
     ticks = sum(int(time) for found in fields for time in found[UTIME : CUTIME + 2])
     return {
-        "processes": len(fields),
+        "processes": len(fields) - parked,
         "memory_bytes": page * sum(int(found[RSS_PAGES]) for found in fields),
         "cpu_seconds": ticks / tick,
         "disk_bytes": sum(_used(root) for root in setup.writable),
