@@ -17,6 +17,7 @@ from backends.base import Cause, ProtocolViolation, SandboxError, SandboxLost
 from core.types import JsonObject
 
 MAX_REPLY_HEADER = 1 << 16
+RECEIVE_BYTES = 1 << 18
 
 
 class Wire(Protocol):
@@ -94,7 +95,7 @@ class Channel:
         """Write to this from now on. Called once, by what makes the channel."""
         self._wire = wire
 
-    def feed(self, data: bytes) -> None:
+    def feed(self, data: bytes | memoryview) -> None:
         """Take what arrived, however it is cut."""
         self._received += data
         try:
@@ -138,10 +139,11 @@ class Channel:
 
     async def reply(self, future: asyncio.Future[Reply], seconds: float) -> Reply:
         """The reply to a posted request, with the limit of `request`."""
-        done, _ = await asyncio.wait([future], timeout=seconds)
-        if not done:
-            self.lose(f"no answer within {seconds:g} s", cause=Cause.LINK)
-        return await future
+        overdue = asyncio.get_running_loop().call_later(seconds, self._overdue, seconds)
+        try:
+            return await future
+        finally:
+            overdue.cancel()
 
     def violated(self, found: str) -> ProtocolViolation:
         """End the channel because of what a reply held; returns the error to raise."""
@@ -187,23 +189,33 @@ class Channel:
             pending.future.set_result(Reply(header, body))
         return True
 
+    def _overdue(self, seconds: float) -> None:
+        self.lose(f"no answer within {seconds:g} s", cause=Cause.LINK)
+
     def _failure(self, *, sent: bool) -> SandboxError:
         if self._end is ProtocolViolation:
             return ProtocolViolation(self._reason)
         return SandboxLost(self._reason, maybe_executed=sent, cause=self._cause)
 
 
-class _SocketProtocol(asyncio.Protocol):
-    """What arrives on a socket goes to the channel as it comes, without a task in between."""
+class _SocketProtocol(asyncio.BufferedProtocol):
+    """What arrives on a socket goes to the channel as it comes, without a task in between.
+
+    Always the same memory receives it, because to get and to free as much for every reply takes longer than the reply.
+    """
 
     def __init__(self, channel: Channel) -> None:
         self._channel = channel
+        self._buffer = memoryview(bytearray(RECEIVE_BYTES))
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
         self._channel.use(cast("asyncio.Transport", transport))  # uvloop's are no subclasses of it
 
-    def data_received(self, data: bytes) -> None:
-        self._channel.feed(data)
+    def get_buffer(self, sizehint: int) -> memoryview:
+        return self._buffer
+
+    def buffer_updated(self, nbytes: int) -> None:
+        self._channel.feed(self._buffer[:nbytes])
 
     def connection_lost(self, exc: Exception | None) -> None:
         self._channel.lose("the sandbox has ended")
