@@ -2,7 +2,7 @@
 
 The rows of token ids, masks and logprobs are the bulk of it. They are looked at as text: which characters there are,
 how many commas a row has, how far apart they are. An object for each token is made only where that says
-that something is unusual, such as a number that came as a string.
+that something is unusual, such as a number that came as a string, or one of ten digits.
 """
 
 from collections.abc import Callable, Sequence
@@ -14,10 +14,8 @@ from msgspec import Meta, Raw, Struct
 
 from services.rollout_api.refusals import Invalid
 
-WHOLE = b"-0123456789 \t\r\n"
-REAL = WHOLE + b".eE+"
-LONGEST_WHOLE = 19  # characters with the comma before it; a number that is shorter has 64 bits
-LONGEST_REAL = 64  # one that is shorter, without an exponent that makes it larger, is finite
+SHORT = (np.uint32, 3)  # three words of four characters: numbers have fewer than 16, and fit into 64 bits
+LONGER = (np.uint64, 4)  # numbers have fewer than 40, and are finite where no exponent makes them larger
 Int64 = Annotated[int, Meta(ge=-(2**63), le=2**63 - 1)]
 Dicts = list[dict[str, Any]]
 NULL = Raw(b"null")
@@ -133,11 +131,11 @@ def _checked(group: ScoredData) -> Checked:
 
 
 def _whole_rows(name: str, raw: Raw) -> Rows:
-    return _plain_rows(bytes(raw), WHOLE, LONGEST_WHOLE) or _decoded_rows(name, _whole, raw)
+    return _plain_rows(bytes(raw), whole=True) or _decoded_rows(name, _whole, raw)
 
 
 def _real_rows(name: str, raw: Raw) -> Rows:
-    return _plain_rows(bytes(raw), REAL, LONGEST_REAL) or _decoded_rows(name, _real, raw)
+    return _plain_rows(bytes(raw), whole=False) or _decoded_rows(name, _real, raw)
 
 
 def _decoded_rows(name: str, decoder: "msgspec.json.Decoder[Any]", raw: Raw) -> Rows:
@@ -147,33 +145,55 @@ def _decoded_rows(name: str, decoder: "msgspec.json.Decoder[Any]", raw: Raw) -> 
     return Rows(msgspec.json.encode(rows), tuple(map(len, rows)))
 
 
-def _plain_rows(text: bytes, characters: bytes, longest: int) -> Rows | None:
-    """Rows of two numbers and more, which have those characters only and are small. None for anything else.
+def _plain_rows(text: bytes, *, whole: bool) -> Rows | None:
+    """Rows of plain numbers of ordinary length, each row with one at least. None for anything else.
 
-    `text` is JSON. What is left of it without the characters of numbers is [[,,,],[,,,]]: a comma less than numbers.
+    `text` is JSON, so what has no quotes and no letters but e is numbers, in lists.
     """
-    skeleton = text.translate(None, characters)
-    if not (skeleton.startswith(b"[[") and skeleton.endswith(b"]]")):
-        return None
-    rows = skeleton[2:-2].split(b"],[")
-    if any(not row or row.strip(b",") for row in rows):
-        return None
-    if _longest(text) > longest or _grows(text):
-        return None
-    return Rows(text, tuple(len(row) + 1 for row in rows))
-
-
-def _longest(text: bytes) -> int:
-    """Characters between two commas at most."""
-    commas = np.flatnonzero(np.frombuffer(text, np.uint8) == ord(","))
-    return int((commas[1:] - commas[:-1]).max(initial=max(commas[0], len(text) - commas[-1])))
-
-
-def _grows(text: bytes) -> bool:
-    """Whether there is an exponent that does not make its number smaller: only such a one can reach infinity."""
-    if b"E" in text:
-        return True
     characters = np.frombuffer(text, np.uint8)
+    if characters.max() > (ord("]") if whole else ord("e")) or b'"' in text or b"E" in text or (whole and b"." in text):
+        return None
+    if not whole and b"e" in text and _grows(characters):
+        return None
+    commas = characters == ord(",")
+    if not _close_together(commas, *(SHORT if whole else LONGER)):
+        return None
+    lengths = _row_lengths(text, commas)
+    return None if lengths is None else Rows(text, lengths)
+
+
+def _row_lengths(text: bytes, commas: "np.ndarray") -> tuple[int, ...] | None:
+    """How many numbers each list in the list has; None where one is empty, or it is not a list of lists of numbers."""
+    lengths: list[int] = []
+    start, end = text.find(b"[", 1), 0
+    if text[:1] != b"[" or text[1:start].strip():
+        return None
+    while start > 0:
+        end, following = text.find(b"]", start), text.find(b"[", start + 1)
+        if 0 < following < end or not text[start + 1 : end].strip():
+            return None
+        lengths.append(int(np.count_nonzero(commas[start:end])) + 1)
+        if text[end + 1 : following if following > 0 else -1].strip() != (b"," if following > 0 else b""):
+            return None
+        start = following
+    return tuple(lengths)
+
+
+def _close_together(commas: "np.ndarray", word: type[np.unsignedinteger], several: int) -> bool:
+    """Whether so many words in a row always have a comma among them.
+
+    A number is then shorter than `several + 1` words of that type have bytes.
+    """
+    words = commas[: len(commas) // word().itemsize * word().itemsize].view(word)
+    last = len(words) - several + 1
+    found = words[: max(0, last)]
+    for offset in range(1, several):
+        found = found | words[offset : offset + last]
+    return bool(found.all())
+
+
+def _grows(characters: "np.ndarray") -> bool:
+    """Whether there is an exponent that does not make its number smaller: only such a one can reach infinity."""
     exponents = np.flatnonzero(characters == ord("e"))
     return bool((characters[exponents + 1] != ord("-")).any())
 

@@ -14,6 +14,7 @@ in groups. What it has to remember besides goes into notes.
 """
 
 from collections.abc import Callable, Iterable, Sequence
+from contextlib import AbstractContextManager
 from dataclasses import dataclass, field
 from typing import NamedTuple, Protocol, Self
 
@@ -222,6 +223,10 @@ class Store(Protocol):
 
     async def clear_run(self, run: str) -> int:
         """Forget the run, its groups and its batches; how many groups that were."""
+        ...
+
+    def post(self) -> AbstractContextManager[None]:
+        """While a post is being read: what is about to be written waits a moment for it, to share the fsync."""
         ...
 
     async def put_group(self, parcel: Parcel) -> bool:

@@ -1,17 +1,20 @@
 """Compressed bodies: one zstd frame for each stored group, and what clients send, with a bound on what comes out."""
 
 import asyncio
-import hashlib
 import zlib
 from collections.abc import AsyncIterable, AsyncIterator
 from threading import local
 
 import zstandard
+from blake3 import blake3
 
-from services.rollout_api.base import Parcel, Sealed
+from services.rollout_api.base import NATIVE, Parcel, Sealed
 from services.rollout_api.refusals import BodyTooLarge, Refusal, WrongMediaType
 
-LEVEL = 1  # ids shrink by a third, logprobs hardly; higher levels cost several times as much for a hundredth
+LEVEL = 1  # of text; higher levels cost several times as much for a hundredth
+# packed ids and logprobs only shrink where something comes again, such as a prompt that all trajectories share: a level
+# above would take a fifth off the others too, for eight times the time
+PACKED_LEVEL = -1
 MAX_WINDOW_BYTES = 8 << 20  # what a decoder has to hold back; RFC 8878 wants every decoder to manage that much
 ENCODINGS = ("identity", "gzip", "zstd")
 
@@ -20,19 +23,20 @@ _of_thread = local()
 
 def seal(parcel: Parcel) -> Sealed:
     """The parcel as it is stored. Takes a moment for large bodies, during which other threads run."""
-    return Sealed(parcel, frame_of(parcel.body), parcel.digest or digest_of(parcel.body))
+    level = PACKED_LEVEL if parcel.dialect == NATIVE else LEVEL
+    return Sealed(parcel, frame_of(parcel.body, level), parcel.digest or digest_of(parcel.body))
 
 
 def digest_of(body: bytes) -> bytes:
     """16 bytes that tell this body from every other one."""
-    return hashlib.sha256(body).digest()[:16]
+    return blake3(body).digest(16)
 
 
-def frame_of(body: bytes) -> bytes:
+def frame_of(body: bytes, level: int = LEVEL) -> bytes:
     """One zstd frame. Frames behind each other are a valid stream of the bodies behind each other."""
-    if not hasattr(_of_thread, "compressor"):
-        _of_thread.compressor = zstandard.ZstdCompressor(level=LEVEL)
-    return _of_thread.compressor.compress(body)
+    if not hasattr(_of_thread, "compressors"):
+        _of_thread.compressors = {known: zstandard.ZstdCompressor(level=known) for known in (LEVEL, PACKED_LEVEL)}
+    return _of_thread.compressors[level].compress(body)
 
 
 def body_of(frame: bytes) -> bytes:

@@ -168,14 +168,32 @@ def _checked(group: Group) -> GroupHead:
         _check_json(tool.parameters, "task.tools.parameters")
     if len({one.id for one in group.trajectories}) != len(group.trajectories):
         raise Invalid("ScoredGroup: two trajectories share an id")
+    plain = _all_plain(list(_turns(group)))
     for number, trajectory in enumerate(group.trajectories):
-        _check_trajectory(trajectory, task.id, f"trajectories.{number}")
+        _check_trajectory(trajectory, task.id, f"trajectories.{number}", plain)
     scored = sum(one.reward is not None for one in group.trajectories)
     oldest = min((turn.policy_version for turn in _turns(group)), default=0)
     return GroupHead(group.id, group.environment, oldest, scored, len(group.trajectories) - scored)
 
 
-def _check_trajectory(trajectory: Trajectory, task_id: str, where: str) -> None:
+def _all_plain(turns: list[Turn]) -> bool:
+    """Whether every turn is of packed arrays that are in order: looked at all together, which is soon done."""
+    ids, floats = [np.zeros(1, "<i4")], [np.zeros(1, "<f4")]
+    for turn in turns:
+        arrays = turn.prompt_ids, turn.completion_ids, turn.logprobs
+        if not all(type(array) is np.ndarray for array in arrays):
+            return False
+        prompt, completion, logprobs = arrays
+        ids += prompt, completion
+        floats.append(logprobs)
+        kinds = prompt.dtype.kind, completion.dtype.kind, logprobs.dtype.kind
+        if kinds != ("i", "i", "f") or len(completion) != len(logprobs) or not math.isfinite(turn.seconds):
+            return False
+    return bool(np.concatenate(ids).min() >= 0 and np.isfinite(np.concatenate(floats)).all())
+
+
+def _check_trajectory(trajectory: Trajectory, task_id: str, where: str, plain: bool) -> None:
+    """`plain`: its turns are in order."""
     if trajectory.task_id != task_id:
         raise Invalid(f"ScoredGroup: {where}: of another task than {task_id[:80]!r}")
     if (trajectory.reward is None) == (trajectory.failure is None):
@@ -183,7 +201,7 @@ def _check_trajectory(trajectory: Trajectory, task_id: str, where: str) -> None:
     _check_finite([trajectory.seconds, *trajectory.timings.values()], f"{where}.timings")
     if trajectory.reward is not None:
         _check_reward(trajectory.reward, f"{where}.reward")
-    for number, turn in enumerate(trajectory.turns):
+    for number, turn in enumerate(() if plain else trajectory.turns):
         _check_turn(turn, f"{where}.turns.{number}")
 
 

@@ -2,7 +2,7 @@
 
 import asyncio
 from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
-from contextlib import suppress
+from contextlib import AbstractContextManager, suppress
 from typing import Self
 
 from core.clock import Clock
@@ -138,6 +138,10 @@ class GroupQueue:
         await self._leases.adopt()
         log.warning("run_cleared", run=run, groups=groups)
         return groups
+
+    def post(self) -> AbstractContextManager[None]:
+        """While a post is being read: what is about to be written waits a moment for it, to share the fsync."""
+        return self._store.post()
 
     async def put_group(self, parcel: Parcel, worker: str = "") -> bool:
         """Queue a group; False where it was accepted before. Raises Conflict, QueueFull and StorageFull.

@@ -12,6 +12,7 @@ from services.rollout_api.access import Tokens
 from services.rollout_api.app import create_app
 from services.rollout_api.base import Limits
 from services.rollout_api.database import Connector
+from services.rollout_api.memory import keep_freed_memory
 from services.rollout_api.queue import GroupQueue
 from services.rollout_api.store import LedgerStore
 
@@ -41,6 +42,7 @@ def serve_api(config: RolloutApiConfig, tokens: Tokens | None = None) -> None:
     """
     tokens = tokens or Tokens()
     tokens.check_bind(config.host)
+    keep_freed_memory()
     clock = SystemClock()
     sock = given_socket() or claim_socket(config.host, config.port)
     with sock:

@@ -4,6 +4,7 @@ import asyncio
 import time
 from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import AbstractContextManager
 from functools import partial
 from typing import Self, TypeVar
 from uuid import uuid4
@@ -116,6 +117,10 @@ class LedgerStore:
         """See Store."""
         return await self._writer.run(partial(ledger_runs.clear_run, name=run))
 
+    def post(self) -> AbstractContextManager[None]:
+        """See Store."""
+        return self._writer.post()
+
     async def put_group(self, parcel: Parcel) -> bool:
         """See Store."""
         post = _Post(parcel)
@@ -201,12 +206,13 @@ class _Post:
         self._parcel = parcel
         self._sealed: Sealed | None = None
 
-    def seal(self) -> None:
-        self._sealed = seal(self._parcel)
+    def seal(self) -> Sealed:
+        if self._sealed is None:
+            self._sealed = seal(self._parcel)
+        return self._sealed
 
     def put(self, t: Transaction) -> bool:
-        assert self._sealed is not None
-        return ledger.put_group(t, self._sealed)
+        return ledger.put_group(t, self.seal())
 
 
 def _read_again(t: Transaction) -> None:

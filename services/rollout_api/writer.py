@@ -1,7 +1,9 @@
 """One thread that owns a connection for changes. Changes that wait at the same time share one transaction and one fsync."""
 
 import asyncio
-from collections.abc import Callable, Sequence
+import time
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
 from queue import Empty, SimpleQueue
 from threading import Thread
@@ -17,6 +19,7 @@ T = TypeVar("T")
 Operation = Callable[[Transaction], T]
 Publish = Callable[[Snapshot, Sequence[Event]], None]
 MAX_TOGETHER = 256
+GATHER_SECONDS = 0.004  # that a commit waits for posts that are on their way: it costs as much as several of them
 MAX_WAITING = 4096  # operations, each with the body that it writes
 
 log = get_logger("rollout_api")
@@ -25,7 +28,7 @@ log = get_logger("rollout_api")
 @dataclass
 class _Job(Generic[T]):
     operation: Operation[T]
-    prepare: Callable[[], None] | None
+    prepare: Callable[[], object] | None
     answer: "asyncio.Future[T]"
     outcome: T | None = None
     error: Exception | None = field(default=None)
@@ -41,6 +44,7 @@ class Writer:
         self._loop = asyncio.get_running_loop()
         self._thread = Thread(target=self._work, name="rollout-store", daemon=True)
         self._closed = False
+        self._posts = self._inside = 0
         self._snapshot = read_snapshot(db)
         self.commits = 0
         self._thread.start()
@@ -50,8 +54,8 @@ class Writer:
         """Whether operations are taken."""
         return not self._closed and self._thread.is_alive()
 
-    async def run(self, operation: Operation[T], prepare: Callable[[], None] | None = None) -> T:
-        """The operation's result, once it is on the disk. `prepare` runs in the same thread, before the transaction.
+    async def run(self, operation: Operation[T], prepare: Callable[[], object] | None = None) -> T:
+        """The operation's result, once it is on the disk. `prepare` runs in the same thread, as soon as it can.
 
         Raises what the operation raised, StorageFull, Closing, and TryLater where too many wait already.
         """
@@ -60,9 +64,18 @@ class Writer:
         if self._jobs.qsize() >= self._max_waiting:
             raise TryLater(f"{self._max_waiting} operations wait for the disk already")
         answer: asyncio.Future[T] = self._loop.create_future()
+        self._inside += 1
         self._jobs.put(_Job(operation, prepare, answer))
-        # the operation happens whether or not its caller still waits
-        return await asyncio.shield(answer)
+        return await answer  # the operation happens whether or not its caller still waits
+
+    @contextmanager
+    def post(self) -> Iterator[None]:
+        """A post is being read, and `run` will be called: a commit waits a moment for it."""
+        self._posts += 1
+        try:
+            yield
+        finally:
+            self._posts -= 1
 
     async def close(self) -> None:
         """Finish what was given, then end the thread."""
@@ -81,13 +94,18 @@ class Writer:
 
     def _next_jobs(self) -> tuple[list[_Job], bool]:
         job = self._jobs.get()
+        until = time.monotonic() + GATHER_SECONDS
         jobs: list[_Job] = []
         while job is not None:
+            if job.prepare is not None:
+                with suppress(Exception):  # the operation meets it again, and its caller hears of it
+                    job.prepare()
             jobs.append(job)
             if len(jobs) == MAX_TOGETHER:
                 return jobs, False
+            left = until - time.monotonic() if self._posts > self._inside else 0.0
             try:
-                job = self._jobs.get_nowait()
+                job = self._jobs.get(timeout=left) if left > 0 else self._jobs.get_nowait()
             except Empty:
                 return jobs, False
         return jobs, True
@@ -106,9 +124,6 @@ class Writer:
         self._loop.call_soon_threadsafe(self._deliver, jobs, self._snapshot, events)
 
     def _transaction(self, jobs: list[_Job]) -> Sequence[Event]:
-        for job in jobs:
-            if job.prepare is not None:
-                job.prepare()
         try:
             self._db.begin()
             t = Transaction(self._db, self._snapshot, self._limits)
@@ -138,6 +153,7 @@ class Writer:
         return error
 
     def _deliver(self, jobs: list[_Job], snapshot: Snapshot, events: Sequence[Event]) -> None:
+        self._inside -= len(jobs)
         self._publish(snapshot, events)
         for job in jobs:
             if job.answer.cancelled():
