@@ -6,7 +6,7 @@ Token ids are kept as they were sampled: prompt ids that a trainer learns from h
 from dataclasses import replace
 
 from core.types import Message, Role, Task
-from environments.policy import Completion, CompletionRequest, Policy
+from environments.policy import Completion, CompletionRequest, Load, Policy, load_of
 
 
 class SteeredPolicy:
@@ -18,6 +18,10 @@ class SteeredPolicy:
     async def complete(self, request: CompletionRequest) -> Completion:
         """The next turn; see Policy."""
         return await self._policy.complete(replace(request, task=told(request.task, self._words)))
+
+    def load(self) -> Load | None:
+        """See HasLoad."""
+        return load_of(self._policy)
 
     async def aclose(self) -> None:
         await self._policy.aclose()

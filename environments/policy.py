@@ -8,7 +8,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from enum import StrEnum
 from pathlib import Path
-from typing import Protocol, Self
+from typing import NamedTuple, Protocol, Self, runtime_checkable
 
 from pydantic import Field, SecretStr, model_validator
 
@@ -64,6 +64,35 @@ class Policy(Protocol):
         ...
 
 
+class Load(NamedTuple):
+    """How much a policy's server is asked at the moment."""
+
+    in_flight: int
+    allowed: int
+    """How many may be on their way now."""
+    most: int
+    """How many ever may."""
+    waiting: int
+
+    def line(self) -> str:
+        """`24 of 32 requests at once, 8 waiting`."""
+        return f"{self.in_flight} of {self.allowed} requests at once" + (f", {self.waiting} waiting" if self.waiting else "")
+
+
+@runtime_checkable
+class HasLoad(Protocol):
+    """A policy that knows how busy its server is kept."""
+
+    def load(self) -> Load | None:
+        """None where nothing is asked of a server."""
+        ...
+
+
+def load_of(policy: Policy) -> Load | None:
+    """How much a policy's server is asked at the moment; None where there is no server."""
+    return policy.load() if isinstance(policy, HasLoad) else None
+
+
 class PolicyKind(StrEnum):
     """How a policy is spoken to."""
 
@@ -93,7 +122,8 @@ class PolicyConfig(Config):
     """Ask a server for token ids and logprobs, as natgym's own and vLLM return them; others refuse the question."""
     timeout_seconds: float = Field(default=120.0, gt=0)
     attempts: int = Field(default=6, gt=0)
-    max_connections: int = Field(default=512, gt=0)
+    max_concurrency: int = Field(default=512, gt=0)
+    """Requests on their way at once, of all episodes together; fewer where the server is too busy for so many."""
 
     @model_validator(mode="after")
     def _tokens_need_a_tokenizer(self) -> Self:

@@ -5,15 +5,15 @@ For SFT data, evaluation and tests against any model. Where the server returns t
 
 import json
 from collections.abc import Sequence
+from math import isfinite
 from typing import NamedTuple
 from uuid import uuid4
 
 from pydantic import JsonValue, SecretStr
 
-from core.errors import PolicyError
 from core.types import FinishReason, Floats, JsonObject, TokenIds, ToolCall, ToolSpec
-from environments.completion_client import CompletionClient
-from environments.policy import Completion, CompletionRequest, PolicyConfig
+from environments.completion_client import CompletionClient, NoCompletion
+from environments.policy import Completion, CompletionRequest, Load, PolicyConfig
 from tool_call_parsers.base import CallStatus, MalformedCall, ParsedCompletion
 from tool_call_parsers.rendering import history
 from tool_call_parsers.schemas import check_call
@@ -27,21 +27,12 @@ class ServerPolicy:
 
     async def complete(self, request: CompletionRequest) -> Completion:
         """The next turn; see Policy."""
-        answer = await self._client.post("/v1/chat/completions", self._body(request))
-        choice = _choice(answer)
-        parsed = _parsed(choice.get("message"), request.task.tools)
-        tokens = _tokens(answer, choice)
-        version = answer.get("policy_version")
-        return Completion(
-            message=parsed.message(),
-            malformed=parsed.malformed,
-            finish_reason=_finish_reason(choice.get("finish_reason"), parsed),
-            constrained=choice.get("constrained") is True,
-            prompt_ids=tokens.prompt,
-            completion_ids=tokens.completion,
-            logprobs=tokens.logprobs,
-            policy_version=version if isinstance(version, int) else 0,
-        )
+        tools = request.task.tools
+        return await self._client.post("/v1/chat/completions", self._body(request), lambda answer: _read(answer, tools))
+
+    def load(self) -> Load:
+        """See HasLoad."""
+        return self._client.load()
 
     async def aclose(self) -> None:
         await self._client.aclose()
@@ -73,6 +64,24 @@ class _Tokens(NamedTuple):
     logprobs: Floats = ()
 
 
+def _read(answer: JsonObject, tools: Sequence[ToolSpec]) -> Completion:
+    """The completion in an answer. Raises NoCompletion where there is none."""
+    choice = _choice(answer)
+    parsed = _parsed(choice.get("message"), tools)
+    tokens = _tokens(answer, choice)
+    version = answer.get("policy_version")
+    return Completion(
+        message=parsed.message(),
+        malformed=parsed.malformed,
+        finish_reason=_finish_reason(choice.get("finish_reason"), parsed),
+        constrained=choice.get("constrained") is True,
+        prompt_ids=tokens.prompt,
+        completion_ids=tokens.completion,
+        logprobs=tokens.logprobs,
+        policy_version=version if isinstance(version, int) else 0,
+    )
+
+
 def _offered(tools: Sequence[ToolSpec]) -> list[JsonValue]:
     return [tool.to_openai() for tool in tools]
 
@@ -80,13 +89,13 @@ def _offered(tools: Sequence[ToolSpec]) -> list[JsonValue]:
 def _choice(answer: JsonObject) -> JsonObject:
     choices = answer.get("choices")
     if not isinstance(choices, list) or not choices or not isinstance(choices[0], dict):
-        raise PolicyError(f"/v1/chat/completions: the answer has no choices: {str(answer)[:200]}")
+        raise NoCompletion(f"/v1/chat/completions: the answer has no choices: {str(answer)[:200]}")
     return choices[0]
 
 
 def _parsed(message: JsonValue, tools: Sequence[ToolSpec]) -> ParsedCompletion:
     if not isinstance(message, dict):
-        raise PolicyError("/v1/chat/completions: the choice has no message")
+        raise NoCompletion("/v1/chat/completions: the choice has no message")
     content, found = message.get("content"), message.get("tool_calls")
     reasoning = message.get("reasoning_content") or message.get("reasoning")
     calls = _distinct([_call(call) for call in found] if isinstance(found, list) else [])
@@ -102,7 +111,7 @@ def _parsed(message: JsonValue, tools: Sequence[ToolSpec]) -> ParsedCompletion:
 def _call(data: JsonValue) -> ToolCall:
     function = data.get("function") if isinstance(data, dict) else None
     if not isinstance(data, dict) or not isinstance(function, dict):
-        raise PolicyError(f"/v1/chat/completions: not a tool call: {str(data)[:200]}")
+        raise NoCompletion(f"/v1/chat/completions: not a tool call: {str(data)[:200]}")
     name, arguments, given = function.get("name"), function.get("arguments"), data.get("id")
     return ToolCall(
         id=given if isinstance(given, str) and given else f"call_{uuid4().hex}",
@@ -141,9 +150,12 @@ def _tokens(answer: JsonObject, choice: JsonObject) -> _Tokens:
     if not (isinstance(prompt, list) and isinstance(completion, list) and isinstance(content, list)):
         return _Tokens()
     if len(content) != len(completion):
-        raise PolicyError(f"/v1/chat/completions: {len(completion)} token_ids but {len(content)} logprobs")
+        raise NoCompletion(f"/v1/chat/completions: {len(completion)} token_ids but {len(content)} logprobs")
     try:
         found = tuple(float(entry["logprob"]) for entry in content)  # type: ignore[index,call-overload,arg-type]
-        return _Tokens(tuple(map(int, prompt)), tuple(map(int, completion)), found)  # type: ignore[arg-type]
+        tokens = _Tokens(tuple(map(int, prompt)), tuple(map(int, completion)), found)  # type: ignore[arg-type]
     except (TypeError, ValueError, KeyError) as error:
-        raise PolicyError("/v1/chat/completions: token ids or logprobs that are no numbers") from error
+        raise NoCompletion("/v1/chat/completions: token ids or logprobs that are no numbers") from error
+    if min((*tokens.prompt, *tokens.completion), default=0) < 0 or not all(map(isfinite, found)):
+        raise NoCompletion("/v1/chat/completions: a token id below zero, or a logprob that is not finite")
+    return tokens

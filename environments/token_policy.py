@@ -4,19 +4,23 @@ Speaks SGLang's `POST /generate`: token ids in, token ids and logprobs out. The 
 here, and tool calls are found by our own parser.
 """
 
+from collections import OrderedDict
 from collections.abc import Sequence
 from math import isfinite
-from typing import NamedTuple
+from operator import itemgetter
+from typing import Any, NamedTuple
 
 from pydantic import JsonValue, SecretStr
 
-from core.errors import PolicyError
-from core.types import FinishReason, Floats, JsonObject, TokenIds
-from environments.completion_client import CompletionClient
-from environments.policy import Completion, CompletionRequest, OutOfTokens, PolicyConfig
+from core.types import FinishReason, Floats, JsonObject, Task, TokenIds
+from environments.completion_client import CompletionClient, NoCompletion
+from environments.policy import Completion, CompletionRequest, Load, OutOfTokens, PolicyConfig
 from tool_call_parsers.base import PARSERS, ParsedCompletion, ToolCallParser
 from tool_call_parsers.reader import CompletionReader
 from tool_call_parsers.rendering import Renderer, ThinkingRetention, TokenSession, history
+
+MAX_OPENED = 64
+"""Tasks whose first prompt is kept for the other episodes of their groups."""
 
 
 class Reader:
@@ -26,12 +30,20 @@ class Reader:
         self, renderer: Renderer, parser: ToolCallParser, retention: ThinkingRetention = ThinkingRetention.TEMPLATE
     ) -> None:
         self.renderer, self._retention = renderer, retention
+        self._opened = OrderedDict[int, tuple[Task, TokenIds]]()
         self._reader = CompletionReader(renderer, parser)
 
     def prompt(self, request: CompletionRequest) -> TokenIds:
         """The prompt of the next turn of an episode."""
-        session = TokenSession(self.renderer, request.task.tools, self._retention)
-        return session.prompt(request.task.messages, request.turns)
+        task, session = request.task, TokenSession(self.renderer, request.task.tools, self._retention)
+        if request.turns:
+            return session.next(task.messages, request.turns)
+        known = self._opened.get(id(task))
+        if known is None or known[0] is not task:  # an id is that of the next object once its own is gone
+            known = self._opened[id(task)] = (task, session.first(task.messages))
+            if len(self._opened) > MAX_OPENED:
+                self._opened.popitem(last=False)
+        return known[1]
 
     def read(self, prompt_ids: Sequence[int], completion_ids: Sequence[int], request: CompletionRequest) -> ParsedCompletion:
         """What was said in sampled ids; each call has an id of its own in the conversation."""
@@ -52,8 +64,13 @@ class TokenPolicy:
         room = min(self._config.max_tokens_per_turn, self._config.max_tokens - len(prompt))
         if room < 1:
             raise OutOfTokens
-        answer = await self._client.post("/generate", self._body(request.episode_id, prompt, room))
-        return self._completion(prompt, _read_answer(answer, self._reader.renderer.vocab_size), request)
+        body, vocab_size = self._body(request.episode_id, prompt, room), self._reader.renderer.vocab_size
+        sampled = await self._client.post("/generate", body, lambda answer: _read_answer(answer, vocab_size))
+        return self._completion(prompt, sampled, request)
+
+    def load(self) -> Load:
+        """See HasLoad."""
+        return self._client.load()
 
     async def aclose(self) -> None:
         await self._client.aclose()
@@ -101,29 +118,37 @@ class _Sampled(NamedTuple):
 
 
 def _read_answer(answer: JsonObject, vocab_size: int) -> _Sampled:
-    """The sampled tokens of one answer of `/generate`. Raises PolicyError for anything else."""
+    """The sampled tokens of one answer of `/generate`. Raises NoCompletion for anything else."""
     meta = answer.get("meta_info")
-    if not isinstance(meta, dict) or not isinstance(meta.get("output_token_logprobs"), list):
-        raise PolicyError("/generate: the answer has no meta_info.output_token_logprobs")
-    try:
-        pairs = [(int(entry[1]), float(entry[0])) for entry in meta["output_token_logprobs"]]  # type: ignore[index,union-attr]
-    except (TypeError, ValueError, IndexError, KeyError) as error:
-        raise PolicyError("/generate: an entry of output_token_logprobs is not [logprob, id, text]") from error
-    ids = tuple(index for index, _ in pairs)
-    if any(not 0 <= index < vocab_size for index in ids):
-        raise PolicyError(f"/generate: a token id lies outside of the tokenizer's {vocab_size}: not the same model?")
-    if not all(isfinite(logprob) for _, logprob in pairs):
-        raise PolicyError("/generate: a logprob is not a finite number")
+    entries = meta.get("output_token_logprobs") if isinstance(meta, dict) else None
+    if not isinstance(meta, dict) or not isinstance(entries, list):
+        raise NoCompletion("/generate: the answer has no meta_info.output_token_logprobs")
+    logprobs, ids = _columns(entries)
+    if ids and not 0 <= min(ids) <= max(ids) < vocab_size:
+        raise NoCompletion(f"/generate: a token id lies outside of the tokenizer's {vocab_size}: not the same model?")
+    if not all(map(isfinite, logprobs)):
+        raise NoCompletion("/generate: a logprob is not a finite number")
     if "output_ids" in answer and answer["output_ids"] != list(ids):
-        raise PolicyError("/generate: output_ids and output_token_logprobs are not of the same tokens")
-    return _Sampled(ids, tuple(logprob for _, logprob in pairs), _was_cut(meta), _version(meta.get("weight_version")))
+        raise NoCompletion("/generate: output_ids and output_token_logprobs are not of the same tokens")
+    return _Sampled(ids, logprobs, _was_cut(meta), _version(meta.get("weight_version")))
+
+
+def _columns(entries: Sequence[Any]) -> tuple[Floats, TokenIds]:
+    """Logprobs and ids of `[logprob, id, text]` each."""
+    try:
+        ids = tuple(map(itemgetter(1), entries))
+        if not set(map(type, ids)) <= {int}:
+            raise TypeError
+        return tuple(map(float, map(itemgetter(0), entries))), ids
+    except (TypeError, ValueError, IndexError, KeyError) as error:
+        raise NoCompletion("/generate: an entry of output_token_logprobs is not [logprob, id, text]") from error
 
 
 def _was_cut(meta: JsonObject) -> bool:
     reason = meta.get("finish_reason")
     kind = reason.get("type") if isinstance(reason, dict) else reason
     if kind not in ("stop", "length"):
-        raise PolicyError(f"/generate: finish_reason {kind!r} is neither stop nor length")
+        raise NoCompletion(f"/generate: finish_reason {kind!r} is neither stop nor length")
     return kind == "length"
 
 

@@ -52,7 +52,7 @@ class OpenAIConfig(Config):
             "top_p": self.top_p,
             "max_tokens_per_turn": self.max_tokens,
             "timeout_seconds": self.timeout,
-            "max_connections": self.num_max_requests_at_once,
+            "max_concurrency": self.num_max_requests_at_once,
         }
         return {key: value for key, value in told.items() if value is not None}
 

@@ -66,6 +66,7 @@ class Renderer:
         self._ends = Ends(tuple(encoding.decode([index]) for index in self.eos_ids), control)
         self.vocabulary = Vocabulary({index: token.text for index, token in encoding.added.items()}, encoding.decode)
         self._proofs = dict[str, BridgeProof]()
+        self._asked_before = dict[int, tuple[Sequence[Offered], BridgeProof]]()
 
     @classmethod
     def from_directory(cls, path: Path | str, variables: Mapping[str, JsonValue] | None = None) -> Self:
@@ -153,6 +154,9 @@ class Renderer:
 
     def proof(self, tools: Sequence[Offered] = ()) -> BridgeProof:
         """Whether bridges are exact for this template and these tools; tried once, on stand-ins, then remembered."""
+        same, found = self._asked_before.get(id(tools), ((), None))
+        if found is not None and same is tools:
+            return found
         key = json.dumps([tool.to_openai() if isinstance(tool, ToolSpec) else tool for tool in tools])
         found = self._proofs.get(key)
         if found is None:
@@ -160,6 +164,10 @@ class Renderer:
                 self._proofs.pop(next(iter(self._proofs)), None)
             found = self._proofs[key] = self._prove(tools)
             log.debug("bridge_proved", tools=len(tools), **found._asdict())
+        if isinstance(tools, tuple) and all(isinstance(tool, ToolSpec) for tool in tools):  # these cannot change
+            if len(self._asked_before) >= MAX_PROOFS:
+                self._asked_before.pop(next(iter(self._asked_before)), None)
+            self._asked_before[id(tools)] = (tools, found)
         return found
 
     def _prove(self, tools: Sequence[Offered]) -> BridgeProof:

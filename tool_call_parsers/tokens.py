@@ -48,14 +48,13 @@ class SampledTokens(NamedTuple):
     def guarded(self) -> tuple[str, str]:
         """The text, and the character that stands in each would-be marker of ordinary tokens; "" where there is none."""
         pieces = self._pieces()
-        spelled = sorted({marker for marker in self.vocabulary.markers.values() if can_be_spoofed(marker)}, key=len)
         plain = "".join(text for text, is_marker in pieces if not is_marker)
-        present = [marker for marker in spelled if marker in plain]
+        present = {marker for marker in self.vocabulary.markers.values() if marker in plain and can_be_spoofed(marker)}
         text = "".join(text for text, _ in pieces)
         guard = next((one for one in PRIVATE_USE if one not in text), "")
         if not present or not guard:
             return text, ""
-        for marker in present:
+        for marker in sorted(present, key=len):
             kept = marker[0] + guard + marker[1:]
             pieces = [(text if is_marker else text.replace(marker, kept), is_marker) for text, is_marker in pieces]
         return "".join(text for text, _ in pieces), guard

@@ -118,14 +118,12 @@ class RemotePlanner:
         while True:
             form = self._formats[0]
             try:
-                answer = await self._client.post(self._path, {**body, "response_format": form} if form else body)
+                return await self._client.post(self._path, {**body, "response_format": form} if form else body, _said)
             except Refused as refused:
                 if refused.status not in UNSUPPORTED or len(self._formats) == 1:
                     raise
                 log.warning("response_format_refused", form=str(form.get("type")), status=refused.status)
                 self._formats.pop(0)
-            else:
-                return _said(answer)
 
 
 def instructions() -> str:

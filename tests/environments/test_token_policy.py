@@ -184,7 +184,7 @@ async def test_a_server_that_stays_busy_is_a_policy_error(renderer: Renderer, cl
         with pytest.raises(PolicyError, match="no answer after 3 attempts: status 503: busy"):
             await policy.complete(REQUEST)
         await policy.aclose()
-    assert clock.slept == [20.0, 20.0]
+    assert clock.slept == [60.0, 60.0]
 
 
 async def test_a_server_that_is_not_there_is_a_policy_error(renderer: Renderer, clock: QuickClock):
@@ -211,9 +211,9 @@ async def test_a_server_that_is_not_there_is_a_policy_error(renderer: Renderer, 
     ],
     ids=["not JSON", "a list", "no logprobs", "no number", "NaN", "unknown id", "aborted", "other ids", "refused"],
 )
-async def test_an_answer_that_is_no_completion_is_a_policy_error(renderer: Renderer, reply: object):
+async def test_an_answer_that_is_no_completion_is_a_policy_error(renderer: Renderer, clock: QuickClock, reply: object):
     async with inference_server(reply) as server:  # type: ignore[arg-type]
-        policy = policy_of(server, renderer)
+        policy = policy_of(server, renderer, clock)
         with pytest.raises(PolicyError):
             await policy.complete(REQUEST)
         await policy.aclose()
