@@ -14,7 +14,7 @@ from core.errors import ConfigError, MissingRuntime
 from core.logs import get_logger
 from services.rollout_api.base import Event
 from services.rollout_api.database import Database
-from services.rollout_api.payloads import PayloadTable
+from services.rollout_api.payload_table import PayloadTable
 from services.rollout_api.refusals import Closing, Refusal, StorageFull, TryLater
 from services.rollout_api.tables import VERSION, ColumnTypes, tables
 

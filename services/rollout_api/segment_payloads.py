@@ -2,15 +2,12 @@
 
 from collections.abc import Sequence
 from contextlib import suppress
-from typing import TYPE_CHECKING
 
 from core.logs import get_logger
+from services.rollout_api.database import Database
 from services.rollout_api.payloads import gone
 from services.rollout_api.refusals import Damaged
 from services.rollout_api.segments import Place, Segments
-
-if TYPE_CHECKING:
-    from services.rollout_api.database import Database
 
 SPARSE = 4  # a segment of which less than a quarter is kept is written anew, so that few old groups hold little space
 
@@ -20,7 +17,7 @@ log = get_logger("rollout_api")
 class SegmentPayloads:
     """See Payloads. Frames are written when the transaction commits, and are on the disk before its rows are."""
 
-    def __init__(self, db: "Database", segments: Segments) -> None:
+    def __init__(self, db: Database, segments: Segments) -> None:
         self._db, self._segments = db, segments
         self._waiting: list[tuple[int, bytes]] = []
         self._kept: dict[int, int] = {}  # bytes that rows point at, by segment

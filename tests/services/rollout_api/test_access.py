@@ -15,7 +15,7 @@ from core.clock import SystemClock
 from core.errors import ConfigError
 from services.bind import OPEN_PATHS
 from services.rollout_api.access import Role, Tokens, roles_for
-from services.rollout_api.app import create_app
+from services.rollout_api.app import DirectPosts, create_app
 from services.rollout_api.base import Limits
 from services.rollout_api.queue import GroupQueue
 from services.rollout_api.sqlite import SqliteFile
@@ -91,6 +91,8 @@ async def test_every_route_has_a_role(tmp_path: Path):
     store = LedgerStore(SqliteFile(tmp_path / "q", min_free_bytes=0), Limits(1, 1))
     async with GroupQueue(store, SystemClock()) as queue:
         app = create_app(queue, clock=SystemClock(), tokens=TOKENS, max_body_bytes=1).app
+    assert isinstance(app, DirectPosts)
+    app = app.app
     assert isinstance(app, Starlette)
     routes = [route for route in app.routes if isinstance(route, Route) and route.path not in OPEN_PATHS]
     assert len(routes) > 20
