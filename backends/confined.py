@@ -22,7 +22,8 @@ START = Path(__file__).with_name("container_start.py")
 CALLS = """
 if {sealed!r} is not None:
     seal({sealed!r})
-drop_capabilities()
+if not {keeps!r}:
+    drop_capabilities()
 refuse_system_calls({filters!r})
 """
 
@@ -40,19 +41,29 @@ MACHINES = {
 }
 
 
-def confined_command(
-    python: str, end: str, *, nested_namespaces: bool = False, machine: str = "", sealed: Sequence[str] | None = None
-) -> list[str]:
-    """Run the agent without a file of its own; `end` as in `agent_bundle.agent_command`.
+class Confinement(NamedTuple):
+    """How an agent in a container confines itself before it serves."""
 
-    `machine` is what `uname -m` prints where it will run, by default that of this machine. `sealed`: the only mounts that
-    stay writable; it needs the capabilities SYS_ADMIN and SETPCAP, which are then given up.
-    """
-    filters = [filter_program(machine), None if nested_namespaces else namespace_filter(machine)]
-    calls = CALLS.format(sealed=None if sealed is None else list(sealed), filters=[found for found in filters if found])
-    source = START.read_bytes() + calls.encode() + agent_source()
-    text = b64encode(compress(source, 9)).decode()
-    return [python, *FLAGS, "-c", f"import binascii, zlib; exec(zlib.decompress(binascii.a2b_base64('{text}')))", end]
+    nested_namespaces: bool = False
+    machine: str = ""
+    """What `uname -m` prints where it will run, by default that of this machine."""
+    sealed: Sequence[str] | None = None
+    """The only mounts that stay writable; needs the capabilities SYS_ADMIN and SETPCAP, which are then given up."""
+    keeps_capabilities: bool = False
+
+
+def confined_command(python: str, end: str, how: Confinement | None = None) -> list[str]:
+    """Run the agent without a file of its own; `end` as in `agent_bundle.agent_command`."""
+    how = how or Confinement()
+    filters = [filter_program(how.machine), None if how.nested_namespaces else namespace_filter(how.machine)]
+    sealed = None if how.sealed is None else list(how.sealed)
+    calls = CALLS.format(sealed=sealed, keeps=how.keeps_capabilities, filters=[found for found in filters if found])
+    return _in_one_word(python, START.read_bytes() + calls.encode() + agent_source(), end)
+
+
+def inner_command(python: str, end: str) -> list[str]:
+    """The same for an agent below a confined one, whose filters hold for it too."""
+    return _in_one_word(python, agent_source(), end)
 
 
 def namespace_filter(machine: str = "") -> bytes | None:
@@ -62,6 +73,11 @@ def namespace_filter(machine: str = "") -> bytes | None:
     """
     numbers = MACHINES.get(machine or platform.machine())
     return None if numbers is None else b"".join(pack("<HBBI", *step) for step in _steps(numbers))
+
+
+def _in_one_word(python: str, source: bytes, end: str) -> list[str]:
+    text = b64encode(compress(source, 9)).decode()
+    return [python, *FLAGS, "-c", f"import binascii, zlib; exec(zlib.decompress(binascii.a2b_base64('{text}')))", end]
 
 
 def _steps(numbers: _Numbers) -> Iterator[tuple[int, int, int, int]]:

@@ -11,17 +11,21 @@ import time
 from typing import TYPE_CHECKING
 from uuid import uuid4
 
+from pydantic import Field
+
 from backends.agent_sandbox import AgentSandbox, Hooks
-from backends.base import Capabilities, Network, SandboxSpec
+from backends.base import Capabilities, CapabilityError, Network, SandboxSpec
 from backends.bubblewrap import binds, system_python
 from backends.channel import Channel
-from backends.confined import confined_command
+from backends.confined import Confinement, confined_command
 from backends.docker_container import NETWORKS, AttachedStream, Container, container_config, labels, remove
 from backends.docker_daemon import capabilities, connect, explained, own_image
+from backends.docker_slots import SlotContainers, Users, slots_promise, with_slots
 from backends.images.host_root import system_binds
 from backends.owner import LABEL, is_gone, this_owner
 from backends.sandboxes import Sandboxes
 from backends.start import STDIO, hello, shake_hands
+from core.config import Config
 from core.types import JsonObject
 
 if TYPE_CHECKING:
@@ -30,13 +34,22 @@ if TYPE_CHECKING:
 UNDO_SECONDS = 30.0
 
 
+class DockerConfig(Config):
+    """The section `backend` of a run's file for the backend `docker`."""
+
+    slots: int = Field(default=1, ge=1, le=64, description="sandboxes in one container; more than one: of equal trust only")
+
+
 class DockerBackend:
     """Sandboxes by a docker daemon. `url` is the daemon's address, by default the docker command's."""
 
     name = "docker"
+    config_type = DockerConfig
 
-    def __init__(self, url: str | None = None) -> None:
+    def __init__(self, config: DockerConfig | None = None, *, url: str | None = None) -> None:
+        self.config = config or DockerConfig()
         self._url = url
+        self._shared = SlotContainers(self.config.slots, self._slot_container)
         self._client: Docker | None = None
         self._machine = self._own_image = ""
         self._lock = asyncio.Lock()
@@ -48,7 +61,8 @@ class DockerBackend:
         await sandbox.destroy()
         daemon = await self._daemon()
         with explained():
-            return capabilities(await daemon.system.info())
+            found = capabilities(await daemon.system.info())
+        return found if self.config.slots == 1 else slots_promise(found, self.config.slots)
 
     async def create(self, spec: SandboxSpec, *, token: str = "", deadline_seconds: float = 60.0) -> AgentSandbox:
         """See Backend.create. Raises ImageError for an image that the daemon does not have, or that has no python3."""
@@ -71,6 +85,7 @@ class DockerBackend:
     async def aclose(self) -> None:
         """See Backend.aclose."""
         await self._sandboxes.aclose()
+        await self._shared.aclose()
         client, self._client = self._client, None
         if client is not None:
             await client.close()
@@ -90,21 +105,34 @@ class DockerBackend:
             return self._client
 
     async def _make(self, spec: SandboxSpec, token: str) -> AgentSandbox:
+        hooks = Hooks(self._sandboxes.forget, another=lambda: self.create(spec))
+        if self.config.slots > 1:
+            if spec.nested_namespaces:
+                raise CapabilityError("in a slot nothing can make namespaces; set backend.slots = 1")
+            return await self._shared.make(spec, hooks)
+        container, stream = await self._opened(spec, labels(this_owner(), time.time(), token))
+        hooks = hooks._replace(set_network=lambda network: self._set_network(container.name, network))
+        return await shake_hands(Channel.over(stream), container, hello(spec, isolated=True), hooks)
+
+    async def _slot_container(self, spec: SandboxSpec, users: Users) -> AgentSandbox:
+        """A container for sandboxes that start in it later. Its own limits are theirs together."""
+        container, stream = await self._opened(spec, labels(this_owner(), time.time(), ""), users)
+        words = {**hello(spec, isolated=True, writable=()), "limits": {"RLIMIT_CORE": 0}}
+        return await shake_hands(Channel.over(stream), container, words, Hooks(_nobody_holds_it))
+
+    async def _opened(
+        self, spec: SandboxSpec, labelled: dict[str, str], users: Users | None = None
+    ) -> "tuple[Container, AttachedStream]":
+        """A running container, with slots where users are given."""
         shown, image, python = binds(spec), spec.image, "python3"
         daemon = await self._daemon()
         if image:
             shown = dict(spec.readonly)
         else:
             shown, image, python = {**system_binds(), **shown}, await self._image(daemon), str(system_python())
-        command = confined_command(python, STDIO, nested_namespaces=spec.nested_namespaces, machine=_uname(self._machine))
-        config = container_config(spec, image, command, shown, labels(this_owner(), time.time(), token))
-        container, stream = await self._start(config, daemon.api_version)
-        hooks = Hooks(
-            self._sandboxes.forget,
-            another=lambda: self.create(spec),
-            set_network=lambda network: self._set_network(container.name, network),
-        )
-        return await shake_hands(Channel.over(stream), container, hello(spec, isolated=True), hooks)
+        how = Confinement(spec.nested_namespaces, _uname(self._machine), keeps_capabilities=users is not None)
+        config = container_config(spec, image, confined_command(python, STDIO, how), shown, labelled)
+        return await self._start(config if users is None else with_slots(config, spec, users), daemon.api_version)
 
     async def _image(self, daemon: "Docker") -> str:
         async with self._lock:
@@ -156,6 +184,10 @@ async def _undo(starting: "asyncio.Task[AttachedStream]", client: "Docker", name
         await stream.aclose()
     await remove(client, name)
     await client.close()
+
+
+async def _nobody_holds_it(sandbox: AgentSandbox) -> None:
+    """A container with slots is given to nobody as a whole."""
 
 
 def _may_be_reaped(label: str, owner: str | None) -> bool:

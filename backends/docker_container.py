@@ -20,6 +20,7 @@ if TYPE_CHECKING:
 USER = 1000
 SHM_MIB = 64
 OPEN_FILES = 4096
+CPU_PERIOD_MICROSECONDS = 100_000
 MESSAGE_BYTES = 2000
 NETWORKS = {Network.NONE: "none", Network.OPEN: "bridge"}
 """The daemon's own networks, which every daemon has."""
@@ -65,7 +66,8 @@ def container_config(
             "PidsLimit": spec.processes + AGENT_PROCESSES,
             "Memory": memory,
             "MemorySwap": memory,  # memory and swap together, so no swap
-            "NanoCpus": int(spec.cpus * 1e9),
+            "CpuPeriod": CPU_PERIOD_MICROSECONDS,  # as NanoCpus, a daemon with fewer processors than that would refuse it
+            "CpuQuota": int(spec.cpus * CPU_PERIOD_MICROSECONDS),
             "Ulimits": [{"Name": "nofile", "Soft": OPEN_FILES, "Hard": OPEN_FILES}, {"Name": "core", "Soft": 0, "Hard": 0}],
             **_security(spec),
         },

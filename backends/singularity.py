@@ -30,7 +30,7 @@ from backends.base import (
 )
 from backends.bubblewrap import binds, system_python
 from backends.bubblewrap_start import Grouped
-from backends.confined import confined_command
+from backends.confined import Confinement, confined_command
 from backends.images.host_root import system_binds, write_root
 from backends.sandboxes import Sandboxes
 from backends.singularity_images import ImageFiles, plain
@@ -144,8 +144,8 @@ class SingularityBackend:
         command = [*program[:-1], *prefix, program[-1], *options]
 
         def argv(end: int) -> list[str]:
-            nested = spec.nested_namespaces
-            return [*command, *confined_command(python, str(end), nested_namespaces=nested, sealed=WRITABLE)]
+            how = Confinement(nested_namespaces=spec.nested_namespaces, sealed=WRITABLE)
+            return [*command, *confined_command(python, str(end), how)]
 
         return Launch(argv)
 

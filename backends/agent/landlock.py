@@ -1,4 +1,5 @@
-"""Walls for commands where no namespace can be made: Landlock for files, TCP and signals, a filter for system calls.
+"""Walls for commands where no namespace can be made for them alone: Landlock for files, TCP and signals, a filter for system
+calls, or a user of their own where the agent is root.
 
 Source: the kernel's Documentation/userspace-api/landlock.rst.
 """
@@ -30,25 +31,39 @@ class Walls:
         import ctypes  # costs milliseconds, which agents behind other walls need not spend
 
         self._ctypes, self._libc = ctypes, ctypes.CDLL(None, use_errno=True)
+        self._user: int | None = described.get("user")
+        self._ruleset = self._made_ruleset(described) if "read" in described else None
+        self._filters = [self._program(bytes.fromhex(text)) for text in described.get("filters", ())]
+        if self._user is not None:
+            os.setgroups([])
+            # the agent reaches files as that user, with no more rights; it stays root for signals, which only goes one way
+            self._libc.setfsgid(self._user)
+            self._libc.setfsuid(self._user)
+
+    def _made_ruleset(self, described: dict) -> int:
         version = self._libc.syscall(CREATE_RULESET, None, 0, VERSION_FLAG)
         if version < OLDEST_VERSION:
             raise OSError(f"Landlock version {max(0, version)}, at least {OLDEST_VERSION} is needed")
         rules = RULESET.pack(ALL_RIGHTS, TCP_BIND_AND_CONNECT, ABSTRACT_SOCKETS_AND_SIGNALS)
-        self._ruleset = self._call(CREATE_RULESET, rules, len(rules), 0)
+        ruleset = self._call(CREATE_RULESET, rules, len(rules), 0)
         for path in described["read"]:
-            self._allow(path, READ)
+            self._allow(ruleset, path, READ)
         for path in described["write"]:
-            self._allow(path, ALL_RIGHTS)
-        self._filters = [self._program(bytes.fromhex(text)) for text in described["filters"]]
+            self._allow(ruleset, path, ALL_RIGHTS)
+        return ruleset
 
     def enter(self) -> None:
         """Put the calling process, and what it starts, behind the walls. Raises OSError."""
         self._prctl(PR_SET_NO_NEW_PRIVS, 1, None)
-        self._call(RESTRICT_SELF, self._ruleset, 0)
+        if self._user is not None:
+            os.setresgid(self._user, self._user, self._user)
+            os.setresuid(self._user, self._user, self._user)
+        if self._ruleset is not None:
+            self._call(RESTRICT_SELF, self._ruleset, 0)
         for _, program in self._filters:
             self._prctl(PR_SET_SECCOMP, SECCOMP_MODE_FILTER, program)
 
-    def _allow(self, path: str, rights: int) -> None:
+    def _allow(self, ruleset: int, path: str, rights: int) -> None:
         try:
             place = os.open(path, os.O_PATH | os.O_CLOEXEC)
         except FileNotFoundError:
@@ -56,7 +71,7 @@ class Walls:
         try:
             if not stat.S_ISDIR(os.fstat(place).st_mode):
                 rights &= OF_A_FILE
-            self._call(ADD_RULE, self._ruleset, PATH_BENEATH, BENEATH.pack(rights, place), 0)
+            self._call(ADD_RULE, ruleset, PATH_BENEATH, BENEATH.pack(rights, place), 0)
         finally:
             os.close(place)
 

@@ -25,7 +25,7 @@ if TYPE_CHECKING:
 NEW = os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW | os.O_CLOEXEC
 OLD = os.O_WRONLY | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC
 BLOCK, PAGE = 512, os.sysconf("SC_PAGE_SIZE")
-OPEN = 0o755
+OPEN = 0o700
 
 
 def empty(roots: list[str]) -> None:
@@ -130,8 +130,9 @@ def _close_directories(root: str, parts: list[str], entries: dict[str, Entry]) -
 
 def _open_root(root: str) -> int:
     """A writable directory itself is the sandbox's too: it may have been closed, or carry attributes."""
-    if os.stat(root).st_uid == os.geteuid():  # noqa: PTH116
-        os.chmod(root, OPEN)  # noqa: PTH101
+    mode = stat.S_IMODE(os.stat(root).st_mode)  # noqa: PTH116
+    if mode & OPEN != OPEN:
+        os.chmod(root, mode | OPEN)  # noqa: PTH101
     top = open_directory(root, [])
     _strip(top)
     return top

@@ -23,9 +23,9 @@ CREATE = {
 HOST_CONFIG = {
     **dict.fromkeys(("AutoRemove", "ReadonlyRootfs", "Privileged", "Init"), bool),
     **dict.fromkeys(("NetworkMode", "IpcMode", "CgroupnsMode"), str),
-    **dict.fromkeys(("ShmSize", "PidsLimit", "Memory", "MemorySwap", "NanoCpus"), int),
-    **dict.fromkeys(("Mounts", "CapDrop", "Ulimits", "SecurityOpt", "MaskedPaths", "ReadonlyPaths"), list),
-    **dict.fromkeys(("Tmpfs", "LogConfig", "RestartPolicy"), dict),
+    **dict.fromkeys(("ShmSize", "PidsLimit", "Memory", "MemorySwap", "CpuPeriod", "CpuQuota"), int),
+    **dict.fromkeys(("Mounts", "CapAdd", "CapDrop", "Ulimits", "SecurityOpt", "MaskedPaths", "ReadonlyPaths"), list),
+    **dict.fromkeys(("Tmpfs", "Sysctls", "LogConfig", "RestartPolicy"), dict),
 }
 """The fields of ContainerConfig and HostConfig in version 1.41 of the interface that may be sent, and their types."""
 

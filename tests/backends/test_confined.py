@@ -5,7 +5,7 @@ import struct
 
 import pytest
 
-from backends.confined import MACHINES, NEW_NAMESPACES, confined_command, namespace_filter
+from backends.confined import MACHINES, NEW_NAMESPACES, Confinement, confined_command, namespace_filter
 
 ALLOWED, REFUSED, UNKNOWN = 0x7FFF0000, 0x00050000 | errno.EPERM, 0x00050000 | errno.ENOSYS
 THREAD, FORK = 0x3D0F00, 0x01200011  # flags that the C library passes to clone
@@ -67,6 +67,6 @@ def test_a_machine_that_is_not_known_has_no_filter():
 
 
 def test_the_command_fits_into_one_word_of_a_command_line():
-    words = confined_command("python3", "stdio", sealed=["/workspace"])
+    words = confined_command("python3", "stdio", Confinement(sealed=["/workspace"]))
     assert (words[0], words[-1]) == ("python3", "stdio")
     assert max(map(len, words)) < 1 << 17  # the kernel's bound for one word

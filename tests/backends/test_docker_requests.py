@@ -38,7 +38,7 @@ async def backend(api: DockerApi) -> AsyncIterator[DockerBackend]:
     """The backend on that daemon."""
     with TemporaryDirectory() as place:
         async with api.serving(Path(place, "docker.sock")) as address:
-            backend = DockerBackend(address)
+            backend = DockerBackend(url=address)
             yield backend
             await backend.aclose()
 
@@ -49,7 +49,7 @@ async def test_a_container_is_bounded_and_walled(backend: DockerBackend, api: Do
     host = config["HostConfig"]
     assert (config["Image"], config["User"], config["Env"], config["Tty"]) == ("natgym-nat", "1000:1000", [], False)
     memory = (100 + 2 * 32 + 64) << 20  # its own, two disks and the shared memory
-    assert (host["Memory"], host["MemorySwap"], host["PidsLimit"], host["NanoCpus"]) == (memory, memory, 58, 1.5e9)
+    assert (host["Memory"], host["MemorySwap"], host["PidsLimit"], host["CpuQuota"]) == (memory, memory, 58, 150_000)
     assert (host["NetworkMode"], host["CapDrop"], host["ReadonlyRootfs"], host["Privileged"]) == ("none", ["ALL"], True, False)
     assert (host["SecurityOpt"], host["LogConfig"]["Type"], host["AutoRemove"]) == (["no-new-privileges"], "none", True)
     assert all("size=32m" in options for options in host["Tmpfs"].values())
@@ -119,7 +119,7 @@ async def test_a_refusal_is_a_typed_error_and_leaves_nothing(backend: DockerBack
 async def test_a_daemon_that_was_there_and_is_gone_is_unavailable(api: DockerApi):
     with TemporaryDirectory() as place:
         async with api.serving(Path(place, "docker.sock")) as address:
-            backend = DockerBackend(address)
+            backend = DockerBackend(url=address)
             await backend.create(SPEC)
         with pytest.raises(BackendUnavailable, match="docker"):
             await backend.create(SPEC)
@@ -165,12 +165,12 @@ async def test_the_tier_follows_what_the_daemon_enforces(backend: DockerBackend,
 
 async def test_no_daemon_says_how_to_get_one():
     with pytest.raises(MissingRuntime, match=r"systemctl start docker.*DOCKER_HOST"):
-        await DockerBackend("unix:///no/such/docker.sock").probe()
+        await DockerBackend(url="unix:///no/such/docker.sock").probe()
 
 
 async def test_a_wrong_address_is_named_as_such():
     with pytest.raises(MissingRuntime, match="DOCKER_HOST"):
-        await DockerBackend("gopher://example").probe()
+        await DockerBackend(url="gopher://example").probe()
 
 
 async def test_a_path_that_is_not_there_is_named(backend: DockerBackend):

@@ -6,7 +6,7 @@ import os
 import pytest
 
 from backends.agent_sandbox import AgentSandbox
-from backends.base import SandboxPathError
+from backends.base import SandboxError, SandboxPathError
 
 
 async def shell(sandbox: AgentSandbox, command: str) -> str:
@@ -134,6 +134,15 @@ async def test_a_full_disk_is_the_paths_error(walled: AgentSandbox):
     with pytest.raises(SandboxPathError, match="No space left"):
         await walled.write("big", os.urandom(1) * (80 << 20))
     assert await walled.files() == ()
+
+
+async def test_there_is_no_snapshot_of_more_files_than_an_agent_can_keep(walled: AgentSandbox):
+    program = "import os\nopen('a', 'w').close()\nfor n in range(100_000): os.link('a', str(n))"
+    made = await walled.exec(["python3", "-I", "-S", "-c", program], timeout_seconds=60)
+    assert made.exit_code == 0
+    with pytest.raises(SandboxError, match="more than 100000 files; no snapshot"):
+        await walled.snapshot()
+    assert await walled.alive()
 
 
 async def test_absolute_paths_reach_the_other_directories_behind_walls(walled: AgentSandbox):
