@@ -29,6 +29,13 @@ class CompletionRequest:
     turns: tuple[Turn, ...] = ()
 
 
+class Usage(NamedTuple):
+    """Tokens that were read and written for a completion."""
+
+    prompt: int = 0
+    completion: int = 0
+
+
 @dataclass(frozen=True)
 class Completion:
     """What a policy answered.
@@ -46,6 +53,8 @@ class Completion:
     completion_ids: TokenIds = ()
     logprobs: Floats = ()
     policy_version: int = 0
+    usage: Usage | None = None
+    """As the server counts it; None where it does not say."""
 
 
 class OutOfTokens(NatgymError):

@@ -49,20 +49,27 @@ class ProcessReport(Value):
 
 
 async def generate(
-    arena: Arena, config: ProcessConfig, out: Path, on_group: Callable[[ScoredGroup], None] = lambda group: None
+    arena: Arena,
+    config: ProcessConfig,
+    out: Path,
+    on_group: Callable[[ScoredGroup], None] = lambda group: None,
+    on_resumed: Callable[[int], None] = lambda groups: None,
 ) -> ProcessReport:
     """Play `config.groups` groups, those of earlier runs included, and append their rows to `out`.
 
+    `on_resumed` hears at the start how many are there already, `on_group` each one that is played.
     Raises ConfigError where `out` holds something else or is being written to, UserError where it cannot be written.
     """
     tasks = arena.environment.tasks(config.split)
     if not tasks:
         raise ConfigError(f"environment {arena.environment.name!r} has no tasks in split {config.split.value!r}")
     with RowFile(out, _header(arena, config)) as rows:
-        waiting = iter([number for number in range(config.groups) if number not in rows.done])
+        waiting = [number for number in range(config.groups) if number not in rows.done]
+        on_resumed(config.groups - len(waiting))
+        numbers = iter(waiting)
 
         async def work() -> None:
-            for number in waiting:
+            for number in numbers:
                 name = f"{arena.environment.name}-{config.split.value}-{number:06d}"
                 group = await run_group(arena, tasks[number % len(tasks)], config.group_size, name)
                 await asyncio.to_thread(rows.append, number, group, config)

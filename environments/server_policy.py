@@ -13,7 +13,7 @@ from pydantic import JsonValue, SecretStr
 
 from core.types import FinishReason, Floats, JsonObject, TokenIds, ToolCall, ToolSpec
 from environments.completion_client import CompletionClient, NoCompletion
-from environments.policy import Completion, CompletionRequest, Load, PolicyConfig
+from environments.policy import Completion, CompletionRequest, Load, PolicyConfig, Usage
 from tool_call_parsers.base import CallStatus, MalformedCall, ParsedCompletion
 from tool_call_parsers.rendering import history
 from tool_call_parsers.schemas import check_call
@@ -79,7 +79,14 @@ def _read(answer: JsonObject, tools: Sequence[ToolSpec]) -> Completion:
         completion_ids=tokens.completion,
         logprobs=tokens.logprobs,
         policy_version=version if isinstance(version, int) else 0,
+        usage=_usage(answer.get("usage")),
     )
+
+
+def _usage(found: JsonValue) -> Usage | None:
+    counts = [found.get(name) for name in ("prompt_tokens", "completion_tokens")] if isinstance(found, dict) else []
+    told = [count for count in counts if isinstance(count, int) and count >= 0]
+    return Usage(*told) if len(told) == 2 else None
 
 
 def _offered(tools: Sequence[ToolSpec]) -> list[JsonValue]:

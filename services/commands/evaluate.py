@@ -18,6 +18,8 @@ if TYPE_CHECKING:
 
 def configure(parser: argparse.ArgumentParser) -> None:
     """Declare the arguments."""
+    from services.commands.cost import add_price_arguments
+
     parser.add_argument("name", metavar="ENVIRONMENT")
     parser.add_argument("--policy", help="an address, a model directory, gold or expert (the policy of the project)")
     parser.add_argument("--tasks", type=int, help="the first so many tasks (all)")
@@ -30,6 +32,7 @@ def configure(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--baseline", type=Path, metavar="DIR", help="compare with the --run of another evaluation")
     parser.add_argument("--progress", type=Path, help=argparse.SUPPRESS)
     parser.add_argument("--parent", type=int, help=argparse.SUPPRESS)
+    add_price_arguments(parser)
     parser.add_argument("--json", action="store_true", help="print the report as JSON")
     add_run_file_arguments(parser)
 
@@ -52,6 +55,7 @@ async def _evaluate(arguments: argparse.Namespace, file: RunFile, settings: Sett
     from environments.evaluation import EvaluationConfig, evaluate
     from environments.evaluation_run import compare
     from services.arena import make_environment, open_arena
+    from services.commands.cost import Cost
     from services.commands.counter import Counter
     from services.dashboard.report import baseline_lines, report_lines
     from services.openai_section import served_by
@@ -62,23 +66,25 @@ async def _evaluate(arguments: argparse.Namespace, file: RunFile, settings: Sett
     config = validated(EvaluationConfig, wanted, "natgym evaluate")
     make_environment(arguments.name, file, settings)  # a mistake in it is told before a model is loaded
     answerer = arguments.policy or served_by(file) or str(SHIPPED_POLICY)
+    cost = Cost(arguments)
     async with (
         named_policy(answerer, file, settings, arguments.seed) as policy,
-        open_arena(arguments.name, file, settings, policy) as arena,
+        open_arena(arguments.name, file, settings, cost.counting(policy)) as arena,
     ):
         tasks = {task.id: task for task in arena.environment.tasks(config.split)[: config.tasks]}
         total = len(tasks) * config.samples
-        counter = Counter("episodes", total)
+        counter = Counter("episodes", total, cost.line)
         with _opened(arguments, config, answerer) as evaluation:
 
             def count(trajectory: Trajectory) -> None:
-                counter.add(sum(len(turn.completion_ids) for turn in trajectory.turns))
+                counter.add()
                 if evaluation:
                     evaluation.add(tasks[trajectory.task_id], trajectory, config.success_reward)
                 if arguments.progress:
                     with arguments.progress.open("a", encoding="utf-8") as progress:
                         progress.write(f"{trajectory.id} of {total}\n")
 
+            counter.begin_at(len(evaluation.known) if evaluation else 0)
             report, played = await evaluate(arena, config, count, evaluation.known if evaluation else None)
             if evaluation:
                 evaluation.finish(report, tasks, played)
@@ -87,9 +93,11 @@ async def _evaluate(arguments: argparse.Namespace, file: RunFile, settings: Sett
         write_whole(arguments.out, report.model_dump_json(indent=2) + "\n")
     changed = compare(config, played, arguments.baseline) if arguments.baseline else None
     if arguments.json:
-        print(json.dumps(report.model_dump(mode="json") | ({"baseline": changed.model_dump()} if changed else {})))
+        print(
+            json.dumps(report.model_dump(mode="json") | cost.facts() | ({"baseline": changed.model_dump()} if changed else {}))
+        )
     else:
-        print("\n".join([*report_lines(report), *(baseline_lines(changed) if changed else [])]))
+        print("\n".join([*report_lines(report), *(baseline_lines(changed) if changed else []), cost.line()]).rstrip())
     return 0 if report.success.samples else 1
 
 

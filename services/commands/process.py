@@ -2,18 +2,20 @@
 
 import argparse
 import json
-import sys
 from pathlib import Path
 
 from core.settings import Settings
-from core.types import ScoredGroup
 from services.run_file import RunFile, add_run_file_arguments, run_file
 
+RESAMPLES = 2
+"""A turn that cannot be read makes no row to learn from, so it is sampled again unless `policy.resamples` says otherwise."""
 FORMATS = ("sharegpt", "openai", "groups", "pairs")  # environments.data_formats explains them
 
 
 def configure(parser: argparse.ArgumentParser) -> None:
     """Declare the arguments."""
+    from services.commands.cost import add_price_arguments
+
     parser.add_argument("name", metavar="ENVIRONMENT")
     parser.add_argument("--out", type=Path, required=True, metavar="FILE", help="rows, one JSON object a line; or FILE.parquet")
     parser.add_argument("--groups", type=int, default=100, help="tasks to play (100)")
@@ -28,6 +30,7 @@ def configure(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--concurrent", type=int, default=4, help="groups at once (4)")
     parser.add_argument("--policy", help="gold, expert, an address or a model directory (openai.base_url, else gold)")
     parser.add_argument("--seed", type=int, default=0, help="of the expert's mistakes (0)")
+    add_price_arguments(parser)
     parser.add_argument("--json", action="store_true", help="print the result as JSON")
     add_run_file_arguments(parser)
 
@@ -47,6 +50,7 @@ async def _process(arguments: argparse.Namespace, file: RunFile, settings: Setti
     from environments.process import ProcessConfig, generate
     from environments.selection import Selection
     from services.arena import make_environment, open_arena
+    from services.commands.cost import Cost
     from services.commands.counter import Counter
     from services.openai_section import served_by
     from services.policies import named_policy
@@ -55,26 +59,24 @@ async def _process(arguments: argparse.Namespace, file: RunFile, settings: Setti
     wanted |= {"form": arguments.format, "concurrent_groups": arguments.concurrent}
     config = validated(ProcessConfig, wanted, "natgym process")
     parquet = arguments.out.suffix == ".parquet"
+    if "resamples" not in file.sections().policy:
+        file = file.with_flags(policy__resamples=RESAMPLES)
     lines = arguments.out.with_name(f"{arguments.out.name}.jsonl") if parquet else arguments.out
     make_environment(arguments.name, file, settings)  # a mistake in it is told before a model is loaded
-    counter = Counter("groups", config.groups)
-
-    def count(group: ScoredGroup) -> None:
-        counter.add(sum(len(turn.completion_ids) for one in group.trajectories for turn in one.turns))
-
+    cost = Cost(arguments)
+    counter = Counter("groups", config.groups, cost.line)
     async with (
         named_policy(arguments.policy or served_by(file) or "gold", file, settings, arguments.seed) as policy,
-        open_arena(arguments.name, file, settings, policy) as arena,
+        open_arena(arguments.name, file, settings, cost.counting(policy)) as arena,
     ):
-        report = await generate(arena, config, lines, count)
+        report = await generate(arena, config, lines, lambda group: counter.add(), counter.begin_at)
     counter.close()
     if parquet:
         write_parquet(lines, arguments.out)
     if arguments.json:
-        print(json.dumps({**report.model_dump(), "out": str(arguments.out)}))
+        print(json.dumps({**report.model_dump(), **cost.facts(), "out": str(arguments.out)}))
         return
     left_out = ", ".join(f"{number} left out ({reason})" for reason, number in report.left_out.items()) or "0 left out"
-    print(
-        f"{arguments.name}   {report.groups} groups   {report.rows} rows   {left_out}   {report.lost} lost   {arguments.out}",
-        file=sys.stdout,
-    )
+    left_out += f"   {report.rolled_back} turns rolled back" if report.rolled_back else ""
+    told = [arguments.name, f"{report.groups} groups", f"{report.rows} rows", left_out, f"{report.lost} lost", cost.line()]
+    print("   ".join(part for part in (*told, str(arguments.out)) if part))
