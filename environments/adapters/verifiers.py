@@ -166,7 +166,7 @@ def _environment(vf: Any, stage: Stage) -> Any:
     here = vf.AgentConfig(runtime=vf.SubprocessConfig())
 
     class NatgymServedConfig(vf.EnvConfig):
-        agent: vf.AgentConfig = here
+        agent: vf.AgentConfig = here  # pyright: ignore[reportInvalidTypeForm]
 
     class NatgymServed(vf.Env[NatgymServedConfig]):
         """One agent, and the environment and its backend open as long as rollouts are served."""
