@@ -18,7 +18,7 @@ from services.rollout_api.base import Event
 from services.rollout_api.database import Database
 from services.rollout_api.refusals import Closing, Refusal, StorageFull
 from services.rollout_api.segment_payloads import SegmentPayloads
-from services.rollout_api.segments import Segments
+from services.rollout_api.segments import SEGMENT_BYTES, Segments
 from services.rollout_api.tables import VERSION, ColumnTypes, tables
 
 PAGE_BYTES = 4096  # a commit changes a few rows here and there
@@ -39,7 +39,9 @@ log = get_logger("rollout_api")
 class SqliteFile:
     """The database of one rollout API on one machine."""
 
-    def __init__(self, path: Path, *, min_free_bytes: int, max_bytes: int | None = None) -> None:
+    def __init__(
+        self, path: Path, *, min_free_bytes: int, max_bytes: int | None = None, segment_bytes: int = SEGMENT_BYTES
+    ) -> None:
         """Locks the file; `max_bytes` bounds what it and its segments may grow to.
 
         Raises ConfigError where another process has it.
@@ -59,7 +61,7 @@ class SqliteFile:
             self._lock.close()
             raise ConfigError(f"database {path} is in use by another rollout API: stop it or choose another path") from error
         try:
-            self._segments = Segments(path.with_name(path.name + "-frames"))
+            self._segments = Segments(path.with_name(path.name + "-frames"), segment_bytes)
         except OSError as error:
             self._lock.close()
             raise ConfigError(f"database {path}: {error}") from error
@@ -88,7 +90,7 @@ class SqliteFile:
         free = shutil.disk_usage(self._path.parent).free
         if free < self._min_free_bytes:
             raise StorageFull(f"the disk is full: {free} bytes left, {self._min_free_bytes} are kept back")
-        if self._max_bytes is not None and self._used_bytes() > self._max_bytes:
+        if self._max_bytes is not None and self.used_bytes() > self._max_bytes:
             raise StorageFull(f"database {self._path.name} has reached the {self._max_bytes} bytes that it may have")
         self._good_until = time.monotonic() + LOOK_SECONDS
 
@@ -101,7 +103,8 @@ class SqliteFile:
         self._segments.seal()
         self._lock.close()
 
-    def _used_bytes(self) -> int:
+    def used_bytes(self) -> int:
+        """What `max_bytes` bounds; room that can be filled again is not counted."""
         log_bytes = self._log_path.stat().st_size if self._log_path.exists() else 0
         return self._path.stat().st_size + log_bytes + self._segments.total_bytes - self._reusable_bytes()
 

@@ -133,7 +133,9 @@ async def test_a_full_disk_refuses_new_groups_and_keeps_the_old_ones(tmp_path: P
             await client.open_run(run_spec())
             accepted, refusal = await fill(http, "g")
             counts = (await client.status()).counts
+            read = [(await http.get(f"/v1/groups/{name}")).content for name in accepted]
     assert (refusal.status_code, counts.queued) == (507, len(accepted))
+    assert read == [large_group(name) for name in accepted]
     assert len(accepted) > 10
 
 

@@ -1,16 +1,47 @@
 """The thread behind the queue: how much may wait for it."""
 
 import asyncio
+from functools import partial
 from pathlib import Path
 from threading import Event
 
 import pytest
 
+from services.rollout_api import ledger
 from services.rollout_api.base import Limits
 from services.rollout_api.refusals import TryLater
 from services.rollout_api.sqlite import SqliteFile
 from services.rollout_api.transaction import Transaction
 from services.rollout_api.writer import Writer
+
+
+async def test_an_operation_that_breaks_takes_nothing_of_the_others_with_it(tmp_path: Path):
+    file = SqliteFile(tmp_path / "queue.sqlite", min_free_bytes=0)
+    db = file.connect()
+    writer = Writer(db, Limits(10, 1 << 20), lambda snapshot, events: None)
+    begun, disk = Event(), Event()
+
+    def slow(t: Transaction) -> bool:
+        begun.set()
+        return disk.wait()
+
+    def broken(t: Transaction) -> None:
+        ledger.put_note(t, "broken", b"half")
+        raise ZeroDivisionError
+
+    working = asyncio.create_task(writer.run(slow))
+    await asyncio.to_thread(begun.wait)  # the others wait together, and share a transaction
+    others = [partial(ledger.put_note, key="one", value=b"1"), broken, partial(ledger.put_note, key="two", value=b"2")]
+    waiting = [asyncio.create_task(writer.run(other)) for other in others]
+    await asyncio.sleep(0)
+    disk.set()
+    outcomes = await asyncio.gather(working, *waiting, return_exceptions=True)
+    notes = ledger.read_notes(db, "")
+    await writer.close()
+    db.close()
+    file.close()
+    assert [type(outcome) for outcome in outcomes] == [bool, type(None), ZeroDivisionError, type(None)]
+    assert notes == {"one": b"1", "two": b"2"}
 
 
 async def test_who_comes_when_enough_are_waiting_is_told_to_come_back(tmp_path: Path):
