@@ -26,6 +26,7 @@ if TYPE_CHECKING:
 log = get_logger("tinker")
 KEY_VARIABLE = "TINKER_API_KEY"
 PROBE_SECONDS = 2.0
+PROBES = 3
 CLOSE_SECONDS = 10.0
 REFUSED = (401, 403)
 UNPAID = 402
@@ -97,6 +98,7 @@ class TinkerService:
 
         self.url = resolve_base_url(address)
         self.seconds = seconds
+        """The longest wait for one answer."""
         self._key, self._words = key.get_secret_value(), _LastWords(key.get_secret_value())
         self._probe()
         rest = self.within(lambda: tinker.RestClient(base_url=self.url, api_key=self._key), "way in")
@@ -122,7 +124,7 @@ class TinkerService:
         try:
             return TinkerModel(self, self.within(made, f"state {state}"))
         except TrainingError as error:
-            if getattr(error.__cause__, "status_code", None) != UNPROCESSABLE:
+            if _status(error) != UNPROCESSABLE:
                 raise
         # servers of the older protocol load into a model that there is already
         model = self.create(base_model, rank, seed)
@@ -132,7 +134,7 @@ class TinkerService:
     def close(self) -> None:
         """End the session, so that the service gives its adapters away. Never raises; safe to call twice."""
         try:
-            self._client.close("success").result(CLOSE_SECONDS)
+            self._client.close("success").result(min(CLOSE_SECONDS, self.seconds))
         except Exception as error:
             log.debug("tinker_session_not_closed", error=self.redacted(error))
         self._words.detach()
@@ -157,15 +159,15 @@ class TinkerService:
         """
         return self._result(promise, promise.future(), what)
 
-    async def wait_for_sample(self, promise: "Promise[T]", what: str, seconds: float) -> T:
+    async def wait_for_sample(self, promise: "Promise[T]", what: str) -> T:
         """The same for who samples: a cancelled call is cancelled at the service. Raises PolicyError."""
         future = promise.future()
         try:
-            async with asyncio.timeout(seconds):
+            async with asyncio.timeout(self.seconds):
                 return await asyncio.wrap_future(future)
         except TimeoutError as error:
             state = await asyncio.to_thread(self._state)
-            raise PolicyError(f"{self.url}: no {what} within {seconds:g} seconds; {state}") from error
+            raise PolicyError(f"{self.url}: no {what} within {self.seconds:g} seconds; {state}") from error
         except Exception as error:
             raise PolicyError(f"{self.url}: no {what}: {self.redacted(error)}") from error
         finally:
@@ -188,7 +190,7 @@ class TinkerService:
     def _refuse(self, error: Exception, what: str) -> NoReturn:
         import tinker
 
-        status = getattr(error, "status_code", None)
+        status = _status(error)
         if status in REFUSED:
             raise ConfigError(f"{self.url} refused the key in {KEY_VARIABLE} ({status}): no {what}") from error
         if status == UNPAID:
@@ -209,11 +211,15 @@ class TinkerService:
 
     def _unwell(self) -> str | None:
         """Why the server is not well; None where it says that it is."""
-        try:
-            answer = httpx.get(f"{self.url}/api/v1/healthz", timeout=PROBE_SECONDS)
-        except httpx.HTTPError as error:
-            return f"/api/v1/healthz: {type(error).__name__}"
-        return None if answer.status_code == 200 else f"/api/v1/healthz answered {answer.status_code}"
+        problem: str | None = None
+        for _ in range(PROBES):  # one may be late on a busy machine
+            try:
+                answer = httpx.get(f"{self.url}/api/v1/healthz", timeout=PROBE_SECONDS)
+            except httpx.HTTPError as error:
+                problem = f"/api/v1/healthz: {type(error).__name__}"
+                continue
+            return None if answer.status_code == 200 else f"/api/v1/healthz answered {answer.status_code}"
+        return problem
 
 
 class TinkerModel:
@@ -270,8 +276,8 @@ class TinkerSnapshot:
     def __init__(self, service: TinkerService, client: "tinker.SamplingClient") -> None:
         self._service, self._client = service, client
 
-    async def sample(self, order: Order, seconds: float) -> Sampled:
-        """One completion within so many seconds. Raises PolicyError; a cancelled call is cancelled at the service."""
+    async def sample(self, order: Order) -> Sampled:
+        """One completion. Raises PolicyError; a cancelled call is cancelled at the service."""
         import tinker
 
         # no list at all would mean the tokenizer's own end of turn
@@ -279,10 +285,19 @@ class TinkerSnapshot:
             max_tokens=order.max_tokens, temperature=order.temperature, stop=list(order.stop_token_ids), seed=order.seed
         )
         promise = self._client.sample(tinker.ModelInput.from_ints(list(order.prompt_ids)), 1, params)
-        made = (await self._service.wait_for_sample(promise, "completion", seconds)).sequences
+        made = (await self._service.wait_for_sample(promise, "completion")).sequences
         if len(made) != 1 or made[0].logprobs is None:
             raise PolicyError(f"{self._service.url}: {len(made)} completions, or none with logprobs, where one was asked for")
         return Sampled(tuple(made[0].tokens), tuple(made[0].logprobs), made[0].stop_reason == "stop")
+
+
+def _status(error: BaseException | None) -> int | None:
+    """The HTTP status that an error came of, by itself or further down: the SDK stumbles over some that it meets early."""
+    while error is not None:
+        if isinstance(status := getattr(error, "status_code", None), int):
+            return status
+        error = error.__cause__ or error.__context__
+    return None
 
 
 def _data(rows: Sequence[Row]) -> "list[tinker.Datum]":

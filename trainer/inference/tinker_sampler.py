@@ -120,7 +120,7 @@ class TinkerSampler:
 
     async def _sample(self, order: Order, request: GenerationRequest) -> Generation:
         snapshot, version = self._now
-        sampled = await snapshot.sample(order, self._config.call_seconds)
+        sampled = await snapshot.sample(order)
         self._check(sampled, order)
         length, stopped = self._end(sampled, request)
         return Generation(
