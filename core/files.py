@@ -1,6 +1,12 @@
-"""Files that are whole or not there."""
+"""Files that are whole or not there, and files that only grow."""
 
+import os
+from collections.abc import Iterator
+from contextlib import contextmanager
+from io import FileIO
 from pathlib import Path
+
+from core.errors import UserError
 
 
 def write_whole(path: Path, text: str) -> None:
@@ -16,3 +22,31 @@ def write_whole(path: Path, text: str) -> None:
     except OSError:
         partial.unlink(missing_ok=True)
         raise
+
+
+def append_whole(file: FileIO, data: bytes) -> int:
+    """Append and wait for the disk; how long the file is then, in bytes.
+
+    Raises OSError; what could not be written whole is taken back.
+    """
+    before = file.seek(0, os.SEEK_END)
+    try:
+        left = memoryview(data)
+        while left:
+            left = left[file.write(left) :]
+        os.fsync(file.fileno())
+    except OSError:
+        file.truncate(before)
+        raise
+    return before + len(data)
+
+
+@contextmanager
+def resumable(path: Path) -> Iterator[None]:
+    """Around writes with `append_whole`: a full disk becomes a UserError that says how to go on."""
+    try:
+        yield
+    except OSError as error:
+        raise UserError(
+            f"{path}: {error.strerror or error}; what was written before is whole, and the run can be resumed"
+        ) from error

@@ -13,6 +13,7 @@ from pathlib import Path
 
 from pydantic import JsonValue
 
+from core.files import resumable
 from core.types import JsonObject, Message, ScoredGroup, Trajectory
 from environments.sharegpt import Conversation, to_sharegpt
 from tool_call_parsers.rendering import history
@@ -78,7 +79,7 @@ def _pair_rows(group: ScoredGroup, kept: Sequence[Trajectory]) -> list[JsonObjec
 def write_parquet(rows: Path, out: Path) -> int:
     """The rows of a JSON lines file, which memory has to hold, as parquet; how many. It appears whole or not at all.
 
-    Columns named in AS_TEXT are JSON in a string. Needs pyarrow.
+    Columns named in AS_TEXT are JSON in a string. Needs pyarrow. Raises UserError where it cannot be written.
     """
     import pyarrow
     import pyarrow.parquet
@@ -86,8 +87,12 @@ def write_parquet(rows: Path, out: Path) -> int:
     with rows.open(encoding="utf-8") as lines:
         table = pyarrow.Table.from_pylist([_flat(json.loads(line)) for line in lines])
     unfinished = out.with_name(f"{out.name}.part")
-    pyarrow.parquet.write_table(table, unfinished)
-    unfinished.replace(out)
+    with resumable(out):
+        try:
+            pyarrow.parquet.write_table(table, unfinished)
+            unfinished.replace(out)
+        finally:
+            unfinished.unlink(missing_ok=True)
     return table.num_rows
 
 

@@ -8,15 +8,19 @@ report.html     the figures and the episodes, see environments/report_page.py
 
 import json
 from collections.abc import Mapping, Sequence
+from io import FileIO
 from pathlib import Path
-from typing import IO, Self
+from typing import Self
 
-from core.errors import ConfigError
-from core.files import write_whole
+from pydantic import BaseModel
+
+from core.errors import BadData, ConfigError
+from core.files import append_whole, resumable, write_whole
 from core.types import JsonObject, Task, Trajectory, Value
 from environments.evaluation import EvaluationConfig, EvaluationReport, succeeded
 from environments.intervals import Interval, Z, mean_interval
 from environments.report_page import report_page
+from environments.rows import first_problem
 from tool_call_parsers.rendering import history
 
 
@@ -27,6 +31,10 @@ class Comparison(Value):
     """That both runs scored."""
     success: Interval
     reward: Interval
+
+
+class _Sample(BaseModel):
+    trajectory: Trajectory
 
 
 class EvaluationRun:
@@ -47,7 +55,7 @@ class EvaluationRun:
             raise ConfigError(f"{self.folder}: is an evaluation of {found}, not of {self._told}; choose another folder")
         write_whole(told, json.dumps(self._told) + "\n")
         self.known, whole = read_samples(samples)
-        self._samples: IO[bytes] = samples.open("ab")
+        self._samples = FileIO(samples, "a")
         self._samples.truncate(whole)
         return self
 
@@ -55,7 +63,10 @@ class EvaluationRun:
         self._samples.close()
 
     def add(self, task: Task, trajectory: Trajectory, success_reward: float) -> None:
-        """Keep a scored episode, in the file when this returns. One that was lost is played again by the next run."""
+        """Keep a scored episode, on disk when this returns. One that was lost is played again by the next run.
+
+        Raises UserError where it cannot be written.
+        """
         if trajectory.reward is None:
             return
         row = {
@@ -63,47 +74,66 @@ class EvaluationRun:
             "success": succeeded(trajectory, success_reward),
             "trajectory": trajectory.model_dump(mode="json"),
         }
-        self._samples.write(json.dumps(row).encode() + b"\n")
-        self._samples.flush()
+        with resumable(self.folder / "samples.jsonl"):
+            append_whole(self._samples, json.dumps(row).encode() + b"\n")
 
     def finish(self, report: EvaluationReport, tasks: Mapping[str, Task], trajectories: Sequence[Trajectory]) -> None:
-        """Write figures and report."""
-        write_whole(self.folder / "metrics.json", json.dumps(lighteval(report, self._told), indent=2) + "\n")
-        write_whole(self.folder / "report.html", report_page(report, tasks, trajectories))
+        """Write figures and report. Raises UserError where they cannot be written."""
+        with resumable(self.folder):
+            write_whole(self.folder / "metrics.json", json.dumps(lighteval(report, self._told), indent=2) + "\n")
+            write_whole(self.folder / "report.html", report_page(report, tasks, trajectories))
 
 
 def read_samples(path: Path) -> tuple[dict[str, Trajectory], int]:
-    """The episodes in a samples.jsonl by id, and how many bytes of it are whole lines. Raises ConfigError."""
+    """The episodes in a samples.jsonl by id, and how many bytes of it are whole lines.
+
+    Raises BadData naming the row that is no sample.
+    """
     lines = path.read_bytes().splitlines(keepends=True) if path.is_file() else []
     if lines and not lines[-1].endswith(b"\n"):
         lines.pop()
-    try:
-        found = [Trajectory.model_validate(json.loads(line)["trajectory"]) for line in lines]
-    except (ValueError, LookupError, TypeError) as error:
-        raise ConfigError(f"{path}: not the samples of an evaluation") from error
-    return {one.id: one for one in found}, sum(map(len, lines))
+    found: dict[str, Trajectory] = {}
+    for number, line in enumerate(lines, start=1):
+        try:
+            one = _Sample.model_validate_json(line).trajectory
+        except ValueError as error:
+            raise BadData(f"{path}: row {number}: {first_problem(error)}") from error
+        found[one.id] = one
+    return found, sum(map(len, lines))
 
 
-def lighteval(report: EvaluationReport, told: JsonObject) -> dict[str, object]:
-    """The figures as lighteval's metrics.json has them: each with its standard error, where it has an interval."""
+def lighteval(report: EvaluationReport, told: JsonObject) -> JsonObject:
+    """The figures as lighteval 0.13 writes them: each with its standard error, where it has an interval.
+
+    A task is called SUITE:TASK:SHOTS; nothing is cut or padded to fit, so its counts of that are zero.
+    """
     figures = {"success": report.success, "reward": report.reward, "turns": report.turns}
     figures |= {f"pass@{k}": one for k, one in report.pass_at.items()} | {f"part:{k}": v for k, v in report.metrics.items()}
-    results: dict[str, float] = {}
+    results: JsonObject = {}
     for name, one in figures.items():
         results[name] = one.mean
         if one.low is not None and one.high is not None:
             results[f"{name}_stderr"] = (one.high - one.low) / (2 * Z)
-    task = f"natgym|{report.environment}|0"
-    general = {
-        "model_name": told.get("policy"),
-        "total_evaluation_time_secondes": str(report.seconds),
-        "max_samples": report.tasks,
-    }
+    task, played = f"natgym:{report.environment}:0", report.tasks * report.samples - sum(report.lost.values())
+    model = told.get("policy")
+    details: JsonObject = {"hashes": {}, "truncated": 0, "non_truncated": played, "padded": 0, "non_padded": played}
     return {
-        "config_general": general,
+        "config_general": {
+            "lighteval_sha": "?",
+            "num_fewshot_seeds": 1,
+            "max_samples": report.tasks,
+            "job_id": "",
+            "start_time": 0.0,
+            "end_time": report.seconds,
+            "total_evaluation_time_secondes": str(report.seconds),
+            "model_config": {"model_name": model},
+            "model_name": model,
+        },
         "results": {task: results, "all": results},
         "versions": {task: 0},
         "config_tasks": {task: {**told, "tasks": report.tasks, "samples": report.samples, "lost": dict(report.lost)}},
+        "summary_tasks": {task: details},
+        "summary_general": details,
     }
 
 

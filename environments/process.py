@@ -10,21 +10,25 @@ import json
 import os
 import threading
 from collections import Counter
-from collections.abc import Callable, Iterator
-from contextlib import ExitStack, contextmanager
+from collections.abc import Callable
+from contextlib import ExitStack
 from io import FileIO
 from pathlib import Path
-from typing import Self
+from typing import Self, TypeVar
 
 from pydantic import Field
 
-from core.errors import ConfigError, UserError
+from core.errors import BadData, ConfigError, UserError
+from core.files import append_whole, resumable
 from core.types import JsonObject, ScoredGroup, Value
 from environments.base import Split
 from environments.data_formats import DataFormat, rows_of
 from environments.episode import Arena
 from environments.group import run_group
+from environments.rows import first_problem
 from environments.selection import Selection, select
+
+T = TypeVar("T")
 
 
 class ProcessConfig(Selection):
@@ -108,7 +112,7 @@ class RowFile:
         self._lock = threading.Lock()
 
     def __enter__(self) -> Self:
-        with ExitStack() as opened, _telling(self.path):
+        with ExitStack() as opened, resumable(self.path):
             self._rows = opened.enter_context(FileIO(self.path, "a+"))
             self._progress = opened.enter_context(FileIO(f"{self.path}.progress", "a+"))
             self._hold()
@@ -122,13 +126,13 @@ class RowFile:
 
     def append(self, number: int, group: ScoredGroup, config: ProcessConfig) -> None:
         """Write the rows of a group, on disk when this returns. A group that was lost whole counts as not played."""
-        with self._lock, _telling(self.path):
+        with self._lock, resumable(self.path):
             self._lost += len(group.failed)
             if not group.scored:
                 return
             selected = select(group, config, self._seen)
             rows = rows_of(group, selected.kept, config.form)
-            end = _write(self._rows, "".join(json.dumps(row, ensure_ascii=False) + "\n" for row in rows).encode())
+            end = append_whole(self._rows, "".join(json.dumps(row, ensure_ascii=False) + "\n" for row in rows).encode())
             entry = Progress(
                 group=number,
                 end=end,
@@ -137,7 +141,7 @@ class RowFile:
                 lost=len(group.failed),
                 digests=tuple(selected.digests),
             )
-            _write(self._progress, f"{entry.model_dump_json()}\n".encode())
+            append_whole(self._progress, f"{entry.model_dump_json()}\n".encode())
             self.done[number] = entry
             self._seen.update(selected.digests)
 
@@ -166,45 +170,32 @@ class RowFile:
             raise ConfigError(
                 f"{self.path}: exists, and {self.path}.progress does not say how it was made; choose another file"
             )
-        self._progress.truncate(sum(map(len, lines)))
         if not lines:
-            _write(self._progress, json.dumps(self._header).encode() + b"\n")
+            self._progress.truncate(0)
+            append_whole(self._progress, json.dumps(self._header).encode() + b"\n")
             return
-        found = json.loads(lines[0])
+        found = self._read(1, lines[0], json.loads)
         if found != self._header:
             raise ConfigError(f"{self.path}: was made with {found}, not with {self._header}; choose another file")
-        entries = [Progress.model_validate_json(line) for line in lines[1:]]
+        entries = [self._read(number, line, Progress.model_validate_json) for number, line in enumerate(lines[1:], start=2)]
+        end = max((entry.end for entry in entries), default=0)
+        if size < end:
+            raise ConfigError(f"{self.path}: has {size} bytes, {self.path}.progress tells of {end}; choose another file")
         self.done = {entry.group: entry for entry in entries}
         self._seen = {digest for entry in entries for digest in entry.digests}
-        self._rows.truncate(max((entry.end for entry in entries), default=0))
+        self._progress.truncate(sum(map(len, lines)))
+        self._rows.truncate(end)
         self._rows.seek(0, os.SEEK_END)
+
+    def _read(self, number: int, line: bytes, parse: Callable[[bytes], T]) -> T:
+        """What a line of the progress file says. Raises BadData naming its row and field."""
+        try:
+            return parse(line)
+        except ValueError as error:
+            raise BadData(f"{self.path}.progress: row {number}: {first_problem(error)}") from error
 
 
 def _header(arena: Arena, config: ProcessConfig) -> JsonObject:
     """What must stay the same for a file to be taken up again."""
     told = config.model_dump(mode="json", exclude={"groups", "concurrent_groups"})
     return {"environment": arena.environment.name, **told}
-
-
-def _write(file: FileIO, data: bytes) -> int:
-    """Append and wait for the disk; how long the file is then. What could not be written whole is taken back."""
-    before = file.seek(0, os.SEEK_END)
-    try:
-        left = memoryview(data)
-        while left:
-            left = left[file.write(left) :]
-        os.fsync(file.fileno())
-    except OSError:
-        file.truncate(before)
-        raise
-    return before + len(data)
-
-
-@contextmanager
-def _telling(path: Path) -> Iterator[None]:
-    try:
-        yield
-    except OSError as error:
-        raise UserError(
-            f"{path}: {error.strerror or error}; what was written before is whole, and the run can be resumed"
-        ) from error

@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from core.errors import ConfigError
+from core.errors import BadData, ConfigError, UserError
 from core.types import JsonObject
 from environments.episode import Arena
 from environments.evaluation import EvaluationConfig, EvaluationReport, evaluate
@@ -18,7 +18,7 @@ from tests.fakes import FakeBackend, FakePolicy, Sums
 SUMS = Sums()
 GOLD = GoldPolicy(SUMS.gold)
 TOLD: JsonObject = {"environment": "sums", "policy": "gold"}
-ATTACK = "</pre><script>alert(1)</script><img src=x onerror=alert(2)>"
+ATTACK = "</script></pre><script>alert(1)</script><img src=x onerror=alert(2)>"
 
 
 async def played(folder: Path, policy: Policy = GOLD, **options: object) -> tuple[EvaluationReport, FakeBackend]:
@@ -48,8 +48,12 @@ async def test_metrics_have_the_form_of_lighteval(tmp_path: Path):
     metrics = json.loads((tmp_path / "run" / "metrics.json").read_text())
     assert metrics["results"]["all"]["success"] == 1.0
     assert metrics["results"]["all"]["pass@2"] == 1.0
-    assert metrics["results"]["natgym|sums|0"]["success_stderr"] > 0
+    assert metrics["results"]["natgym:sums:0"]["success_stderr"] > 0
     assert metrics["config_general"]["model_name"] == "gold"
+    sections = {"config_general", "results", "versions", "config_tasks", "summary_tasks", "summary_general"}
+    assert metrics.keys() == sections
+    assert metrics["versions"].keys() == metrics["config_tasks"].keys() == metrics["summary_tasks"].keys() == {"natgym:sums:0"}
+    assert metrics["summary_general"]["non_truncated"] == 8
 
 
 async def test_a_baseline_is_compared_task_by_task(tmp_path: Path):
@@ -57,6 +61,34 @@ async def test_a_baseline_is_compared_task_by_task(tmp_path: Path):
     _, trajectories = await evaluate(Arena(SUMS, GOLD, FakeBackend()), EvaluationConfig())
     changed = compare(EvaluationConfig(), trajectories, tmp_path / "before")
     assert (changed.tasks, changed.success.mean, changed.reward.mean) == (4, 1.0, 1.0)
+
+
+async def test_a_full_disk_leaves_whole_samples_and_the_same_command_goes_on(tmp_path: Path):
+    import resource
+
+    before = resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (9000, before[1]))
+    try:
+        with pytest.raises(ExceptionGroup) as raised:
+            await played(tmp_path / "run", samples=4)
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, before)
+    assert isinstance(raised.value.exceptions[0], UserError)
+    assert "can be resumed" in str(raised.value.exceptions[0])
+    kept = (tmp_path / "run" / "samples.jsonl").read_text().splitlines()
+    assert 0 < len(kept) < 16
+    assert [json.loads(line)["success"] for line in kept] == [True] * len(kept)
+    _, backend = await played(tmp_path / "run", samples=4)
+    assert len(backend.made) == 16 - len(kept)
+
+
+async def test_a_sample_that_is_none_is_told_by_file_row_and_field(tmp_path: Path):
+    await played(tmp_path / "run")
+    samples = tmp_path / "run" / "samples.jsonl"
+    first, *rest = samples.read_text().splitlines(keepends=True)
+    samples.write_text("".join([first, '{"trajectory": {"id": "x"}}\n', *rest]))
+    with pytest.raises(BadData, match=r"samples\.jsonl: row 2: trajectory\.task_id: Field required"):
+        await played(tmp_path / "run")
 
 
 async def test_a_folder_of_another_evaluation_is_left_alone(tmp_path: Path):

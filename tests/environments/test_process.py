@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 
 from backends.base import SandboxSpec
-from core.errors import ConfigError, UserError
+from core.errors import BadData, ConfigError, UserError
 from core.types import JsonObject
 from environments.base import Split
 from environments.episode import Arena
@@ -113,6 +113,37 @@ async def test_a_progress_line_that_was_cut_is_played_again(tmp_path: Path):
     os.truncate(progress, progress.stat().st_size - 5)
     await generate(Arena(SUMS, GOLD, FakeBackend()), config, out)
     assert sorted(str(row["id"]) for row in rows(out)) == [f"sums-train-{group:06d}-0" for group in range(3)]
+
+
+@pytest.mark.parametrize(
+    ("row", "broken", "problem"),
+    [
+        (1, "{", "row 1: Expecting property name"),
+        (2, "{", "row 2: row: Invalid JSON"),
+        (3, '{"group": 1, "end": "x", "rows": 1, "left_out": {}, "lost": 0}', "row 3: end: Input should be a valid integer"),
+    ],
+)
+async def test_a_broken_progress_file_is_told_by_row_and_field(row: int, broken: str, problem: str, tmp_path: Path):
+    out, progress = tmp_path / "f.jsonl", tmp_path / "f.jsonl.progress"
+    config = ProcessConfig(groups=3, group_size=1)
+    await generate(Arena(SUMS, GOLD, FakeBackend()), config, out)
+    before = out.read_bytes()
+    lines = progress.read_text().splitlines()
+    lines[row - 1] = broken
+    progress.write_text("\n".join(lines) + "\n")
+    with pytest.raises(BadData) as raised:
+        await generate(Arena(SUMS, GOLD, FakeBackend()), config, out)
+    assert str(raised.value).startswith(f"{progress}: {problem}")
+    assert out.read_bytes() == before
+
+
+async def test_rows_that_were_cut_away_by_somebody_else_are_told(tmp_path: Path):
+    out, config = tmp_path / "f.jsonl", ProcessConfig(groups=3, group_size=1)
+    await generate(Arena(SUMS, GOLD, FakeBackend()), config, out)
+    os.truncate(out, 10)
+    with pytest.raises(ConfigError, match="has 10 bytes"):
+        await generate(Arena(SUMS, GOLD, FakeBackend()), config, out)
+    assert out.stat().st_size == 10
 
 
 async def test_a_finished_run_plays_nothing_more(tmp_path: Path):

@@ -6,6 +6,7 @@ from pathlib import Path
 import pyarrow.parquet
 import pytest
 
+from core.errors import UserError
 from core.types import Failure, Message, Reward, Role, ScoredGroup, StopReason, ToolCall, Trajectory, Turn
 from environments.data_formats import DataFormat, rows_of, write_parquet
 from environments.selection import Selection, select
@@ -95,3 +96,19 @@ def test_every_form_becomes_parquet(form: DataFormat, tmp_path: Path):
     found = pyarrow.parquet.read_table(out).to_pylist()
     assert [one["id"] for one in found] == [row["id"] for row in rows]
     assert not list(tmp_path.glob("*.part"))
+
+
+def test_a_full_disk_leaves_no_half_of_a_table(tmp_path: Path):
+    import resource
+
+    lines, out = tmp_path / "rows.jsonl", tmp_path / "rows.parquet"
+    lines.write_text("".join(json.dumps(row) + "\n" for row in rows_of(GROUP, EPISODES, DataFormat.SHAREGPT)))
+    before = resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (500, before[1]))
+    try:
+        with pytest.raises(UserError, match="can be resumed"):
+            write_parquet(lines, out)
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, before)
+    assert [path.name for path in tmp_path.iterdir()] == ["rows.jsonl"]
+    assert write_parquet(lines, out) == len(EPISODES)
