@@ -172,6 +172,7 @@ def _turn_of(completion: Completion, observations: Sequence[Message], seconds: f
         message=completion.message,
         observations=tuple(observations),
         malformed=len(completion.malformed),
+        rolled_back=completion.rolled_back,
         finish_reason=completion.finish_reason,
         constrained=completion.constrained,
         policy_version=completion.policy_version,

@@ -128,5 +128,5 @@ def _log_end(trajectory: Trajectory) -> None:
     if failure is not None:
         log.warning("episode_failed", **facts, boundary=failure.boundary, error=failure.error, problem=failure.message[:300])
     elif trajectory.reward is not None:
-        malformed = sum(turn.malformed for turn in turns)
-        log.debug("episode_scored", **facts, reward=trajectory.reward.total, malformed=malformed, forks=count_forks(turns))
+        facts |= {"malformed": sum(turn.malformed for turn in turns), "rolled_back": sum(turn.rolled_back for turn in turns)}
+        log.debug("episode_scored", **facts, reward=trajectory.reward.total, forks=count_forks(turns))

@@ -55,6 +55,8 @@ class Completion:
     policy_version: int = 0
     usage: Usage | None = None
     """As the server counts it; None where it does not say."""
+    rolled_back: int = 0
+    """Completions before this one that could not be read."""
 
 
 class OutOfTokens(NatgymError):
@@ -129,6 +131,8 @@ class PolicyConfig(Config):
     """Length of a conversation, prompt and completions together; kind `tokens` only."""
     return_token_ids: bool = False
     """Ask a server for token ids and logprobs, as natgym's own and vLLM return them; others refuse the question."""
+    resamples: int = Field(default=0, ge=0)
+    """A turn that cannot be read is rolled back and sampled again, at most so often, by `environments.resampling`."""
     timeout_seconds: float = Field(default=120.0, gt=0)
     attempts: int = Field(default=6, gt=0)
     max_concurrency: int = Field(default=512, gt=0)

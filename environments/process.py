@@ -50,6 +50,8 @@ class ProcessReport(Value):
     """Episodes that the selection did not keep, by the condition that they missed."""
     lost: int
     """Episodes that broke at a boundary. A group that was lost whole is played again by the next run."""
+    rolled_back: int = 0
+    """Turns that were sampled again because they could not be read, each time counted."""
 
 
 async def generate(
@@ -97,6 +99,7 @@ class Progress(Value):
     rows: int
     left_out: dict[str, int]
     lost: int
+    rolled_back: int = 0
     digests: tuple[str, ...] = ()
     """Of the episodes that became rows, where they have to be unique."""
 
@@ -139,6 +142,7 @@ class RowFile:
                 rows=len(rows),
                 left_out=selected.left_out,
                 lost=len(group.failed),
+                rolled_back=sum(turn.rolled_back for one in group.trajectories for turn in one.turns),
                 digests=tuple(selected.digests),
             )
             append_whole(self._progress, f"{entry.model_dump_json()}\n".encode())
@@ -153,6 +157,7 @@ class RowFile:
             rows=sum(entry.rows for entry in entries),
             left_out=dict(sum((Counter(entry.left_out) for entry in entries), Counter())),
             lost=self._lost,
+            rolled_back=sum(entry.rolled_back for entry in entries),
         )
 
     def _hold(self) -> None:

@@ -17,6 +17,7 @@ from environments.base import Environment
 from environments.completion_client import root_of
 from environments.gold_policy import GoldPolicy
 from environments.policy import Completion, CompletionRequest, Policy, PolicyConfig, open_policy
+from environments.resampling import resampled
 from services.arena import OpenPolicy
 from services.bind import is_loopback
 from services.run_file import RunFile
@@ -94,7 +95,7 @@ async def policy_at(url: str, file: RunFile, settings: Settings) -> OpenPolicy:
         served = await _first_model(root, token)
         wanted = wanted.with_flags(**_kind_of(served), **({} if "max_tokens" in told else _length_of(served)))
     config = wanted.section("policy", PolicyConfig)
-    return lambda environment: open_policy(config, token)
+    return lambda environment: resampled(open_policy(config, token), config.resamples)
 
 
 def _token_for(root: str, settings: Settings) -> SecretStr | None:
