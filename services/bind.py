@@ -12,6 +12,7 @@ import socket
 import threading
 from collections.abc import Awaitable, Callable, Iterator, Sequence
 from contextlib import contextmanager
+from functools import lru_cache
 
 import uvicorn
 from pydantic import SecretStr
@@ -28,6 +29,7 @@ KEEP_ALIVE_SECONDS = 75  # longer than any client of ours keeps an idle connecti
 GRACE_SECONDS = 10
 
 
+@lru_cache(maxsize=256)  # every request names one
 def is_loopback(host: str) -> bool:
     """Whether only this machine can reach that address."""
     if host == "localhost":

@@ -33,9 +33,9 @@ class Posts:
         self._counts[content] = number + 1
         if len(self._counts) > REMEMBERED:
             self._counts.popitem(last=False)
-        parcel = replace(parcel, digest=content)
+        parcel = replace(parcel, digest=content, id=f"{parcel.dialect}-{content.hex()}-{number}")
         try:
-            first = await put_group(replace(parcel, id=f"{parcel.dialect}-{content.hex()}-{number}"))
+            first = await put_group(parcel)
             if not first and not self._may_be_again(content):
                 await put_group(replace(parcel, id=f"{parcel.dialect}-{content.hex()}-{uuid4().hex[:12]}"))
         except BaseException:
