@@ -23,6 +23,7 @@ PERIOD_MICROSECONDS = 100_000
 SPARE_PROCESSES = 16  # the agent, a nanny for every command
 SHM_MIB = 64
 REMOVE_SECONDS = 2.0
+INFO_BYTES = 4096
 _numbers = count(1)
 
 
@@ -63,8 +64,11 @@ class Group:
 
         The kernel may take milliseconds to move a process, all of it waiting, in which the agent starts up.
         """
-        with os.fdopen(info, "rb") as pipe:
-            text = pipe.read()
+        with os.fdopen(info, "rb", buffering=0) as pipe:
+            text = b""
+            # the other end stays open until the agent is there, which need not be waited for
+            while not text.rstrip().endswith(b"}") and (part := pipe.read(INFO_BYTES)):
+                text += part
         if text:  # else bubblewrap failed, which is told elsewhere
             pid = str(json.loads(text)["child-pid"])
             for door in self.doors:
