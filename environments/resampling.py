@@ -4,10 +4,11 @@ What was rolled back is in no trajectory, so nothing learns from it. Where a pol
 at none: what is kept of several samples is no longer drawn from the policy's own distribution.
 """
 
+from collections.abc import Sequence
 from dataclasses import replace
 
 from core.logs import get_logger
-from environments.policy import Completion, CompletionRequest, Load, Policy, load_of
+from environments.policy import Completion, CompletionRequest, Load, Policy, Usage, load_of
 from tool_call_parsers.base import CallStatus
 
 log = get_logger("policy")
@@ -24,11 +25,13 @@ class ResamplingPolicy:
     async def complete(self, request: CompletionRequest) -> Completion:
         """The next turn; see Policy."""
         completion, rolled_back = await self._policy.complete(request), 0
+        spent = [completion]
         while rolled_back < self._resamples and is_unreadable(completion):
             rolled_back += 1
             log.debug("turn_rolled_back", episode=request.episode_id, turn=len(request.turns), times=rolled_back)
             completion = await self._policy.complete(request)
-        return replace(completion, rolled_back=rolled_back)
+            spent.append(completion)
+        return replace(completion, rolled_back=rolled_back, usage=_together(spent)) if rolled_back else completion
 
     def load(self) -> Load | None:
         """See HasLoad."""
@@ -41,6 +44,12 @@ class ResamplingPolicy:
 def resampled(policy: Policy, resamples: int) -> Policy:
     """The policy itself where nothing is to be sampled again."""
     return ResamplingPolicy(policy, resamples) if resamples else policy
+
+
+def _together(completions: Sequence[Completion]) -> Usage:
+    """What all of them cost: as their server says, else the token ids that came with them."""
+    each = [one.usage or Usage(len(one.prompt_ids), len(one.completion_ids)) for one in completions]
+    return Usage(sum(one.prompt for one in each), sum(one.completion for one in each))
 
 
 def is_unreadable(completion: Completion) -> bool:

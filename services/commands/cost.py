@@ -2,7 +2,9 @@
 
 import argparse
 
+from environments.base import Environment
 from environments.metered import Meter, MeteredPolicy
+from environments.policy import Policy, load_of
 from services.arena import OpenPolicy
 
 MILLION = 1_000_000
@@ -20,10 +22,21 @@ class Cost:
     def __init__(self, arguments: argparse.Namespace) -> None:
         self._prices = arguments.prompt_price, arguments.completion_price
         self._meter = Meter()
+        self._policy: Policy | None = None
 
     def counting(self, open_policy: OpenPolicy) -> OpenPolicy:
         """The same policy, counted."""
-        return lambda environment: MeteredPolicy(open_policy(environment), self._meter)
+
+        def opened(environment: Environment) -> Policy:
+            self._policy = MeteredPolicy(open_policy(environment), self._meter)
+            return self._policy
+
+        return opened
+
+    def now(self) -> str:
+        """What was spent so far, and how busy the policy's server is kept at the moment."""
+        load = load_of(self._policy) if self._policy is not None else None
+        return "   ".join(part for part in (self.line(), load.line() if load else "") if part)
 
     def money(self) -> float | None:
         """In the currency of the prices; None where none was given."""

@@ -73,7 +73,7 @@ async def _evaluate(arguments: argparse.Namespace, file: RunFile, settings: Sett
     ):
         tasks = {task.id: task for task in arena.environment.tasks(config.split)[: config.tasks]}
         total = len(tasks) * config.samples
-        counter = Counter("episodes", total, cost.line)
+        counter = Counter("episodes", total, cost.now)
         with _opened(arguments, config, answerer) as evaluation:
 
             def count(trajectory: Trajectory) -> None:

@@ -64,7 +64,7 @@ async def _process(arguments: argparse.Namespace, file: RunFile, settings: Setti
     lines = arguments.out.with_name(f"{arguments.out.name}.jsonl") if parquet else arguments.out
     make_environment(arguments.name, file, settings)  # a mistake in it is told before a model is loaded
     cost = Cost(arguments)
-    counter = Counter("groups", config.groups, cost.line)
+    counter = Counter("groups", config.groups, cost.now)
     async with (
         named_policy(arguments.policy or served_by(file) or "gold", file, settings, arguments.seed) as policy,
         open_arena(arguments.name, file, settings, cost.counting(policy)) as arena,

@@ -1,12 +1,13 @@
 """A turn that cannot be read is rolled back: it is nowhere in the episode, and nothing that comes after it knows of it."""
 
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
 
 from core.types import StopReason, Trajectory
 from environments.episode import Arena, run_episode
-from environments.policy import CompletionRequest, PolicyConfig, open_policy
+from environments.policy import CompletionRequest, PolicyConfig, Usage, open_policy
 from environments.process import ProcessConfig, generate
 from environments.resampling import ResamplingPolicy, resampled
 from tests.environments.inference_server import generated, inference_server
@@ -81,6 +82,17 @@ async def test_tokens_that_were_rolled_back_are_in_no_prompt_and_no_completion(t
     assert count_forks(trajectory.turns) == 0
     spelled = "".join(renderer.decode((*turn.prompt_ids, *turn.completion_ids)) for turn in trajectory.turns)
     assert BROKEN not in spelled
+
+
+async def test_what_was_rolled_back_was_paid_for():
+    policy = Says("", call("finish"))
+
+    class Priced(Says):
+        async def complete(self, request: CompletionRequest) -> object:
+            return replace(await policy.complete(request), usage=Usage(100, 20))  # type: ignore[type-var]
+
+    completion = await ResamplingPolicy(Priced(), 1).complete(CompletionRequest("e", TASK))  # type: ignore[arg-type]
+    assert completion.usage == Usage(200, 40)
 
 
 async def test_rows_count_what_was_rolled_back_and_hold_none_of_it(tmp_path: Path):

@@ -6,7 +6,7 @@ import json
 from pathlib import Path
 
 from environments.metered import Meter, MeteredPolicy
-from environments.policy import Completion, CompletionRequest, Usage
+from environments.policy import Completion, CompletionRequest, PolicyConfig, PolicyKind, Usage, open_policy
 from services.commands.cost import Cost
 from services.commands.counter import Counter
 from tests.environments.inference_server import chatted, inference_server
@@ -54,6 +54,13 @@ async def test_a_price_of_a_million_tokens_gives_money():
     assert cost.line() == "3,000 + 300 tokens   cost 0.0090"
     assert cost.facts() == {"prompt_tokens": 3000, "completion_tokens": 300, "cost": 0.009}
     assert prices().line() == ""
+
+
+async def test_the_progress_tells_how_busy_the_server_is_kept():
+    policy = prices()
+    opened = policy.counting(lambda environment: open_policy(PolicyConfig(kind=PolicyKind.SERVER, max_concurrency=7)))(Sums())
+    assert policy.now() == "0 of 7 requests at once"
+    await opened.aclose()
 
 
 def test_the_line_tells_rate_cost_and_the_time_that_is_left():
