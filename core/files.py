@@ -1,7 +1,7 @@
 """Files that are whole or not there, and files that only grow."""
 
 import os
-from collections.abc import Iterator
+from collections.abc import Generator
 from contextlib import contextmanager
 from io import FileIO
 from pathlib import Path
@@ -42,7 +42,7 @@ def append_whole(file: FileIO, data: bytes) -> int:
 
 
 @contextmanager
-def resumable(path: Path) -> Iterator[None]:
+def resumable(path: Path) -> Generator[None]:
     """Around writes with `append_whole`: a full disk becomes a UserError that says how to go on."""
     try:
         yield

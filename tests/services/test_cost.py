@@ -47,6 +47,13 @@ async def test_what_the_server_counts_wins_over_the_ids():
     assert meter.used == Usage(103, 21)
 
 
+async def test_what_was_rolled_back_was_paid_for():
+    silent = Completion(message=Message(role=Role.ASSISTANT), usage=Usage(10, 2))
+    meter = Meter()
+    await MeteredPolicy(resampled(Answers(silent), 2), meter).complete(ASKED)
+    assert meter.used == Usage(30, 6)
+
+
 async def test_a_price_of_a_million_tokens_gives_money():
     cost = prices(prompt_price=2.0, completion_price=10.0)
     message = (await FakePolicy(["x"]).complete(ASKED)).message
