@@ -5,8 +5,10 @@ import asyncio
 import json
 from pathlib import Path
 
+from core.types import Message, Role
 from environments.metered import Meter, MeteredPolicy
 from environments.policy import Completion, CompletionRequest, PolicyConfig, PolicyKind, Usage, open_policy
+from environments.resampling import resampled
 from services.commands.cost import Cost
 from services.commands.counter import Counter
 from tests.environments.inference_server import chatted, inference_server
