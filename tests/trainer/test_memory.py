@@ -37,7 +37,7 @@ def test_a_reference_costs_a_model_but_not_with_adapters(toy_model: Path):
 def test_checkpointing_and_smaller_micro_batches_save_activations(toy_model: Path):
     plain = needed(toy_model).parts["activations"]
     assert needed(toy_model, "engine.gradient_checkpointing=true").parts["activations"] < plain
-    assert needed(toy_model, "engine.micro_batch_tokens=384").parts["activations"] == plain // 2
+    assert needed(toy_model, "engine.micro_batch_tokens=2048").parts["activations"] == plain // 2
 
 
 def test_processes_divide_the_model_and_offloading_takes_it_off_the_device(toy_model: Path):

@@ -20,6 +20,7 @@ from trainer.algorithms.base import AdamParams, LossFunction, Predictions
 from trainer.batch import Batch
 from trainer.engines.base import MODEL_FOLDER, EngineConfig, Pass
 from trainer.engines.lora import LoraSettings, adapter_state, add_adapters, merged_state, without_adapters
+from trainer.engines.packing import Layout, cut
 from trainer.engines.scoring import Scorer
 from trainer.weights import read_weights, save_model, shared_names, snapshot
 
@@ -41,7 +42,8 @@ class TorchEngineConfig(EngineConfig):
     device: str = "cpu"
     precision: Precision = Precision.FLOAT32
     attention: str = Field(default="sdpa", description="attention implementation of transformers")
-    micro_batch_tokens: int = Field(default=768, ge=1, description="tokens of one forward pass, padding included")
+    layout: Layout = Field(default=Layout.SHARED, description="how rows lie in a forward pass: shared, packed, padded")
+    micro_batch_tokens: int = Field(default=4096, ge=1, description="tokens of one forward pass, padding included")
     halve_when_out_of_memory: bool = Field(default=True, description="halve micro_batch_tokens instead of ending the run")
     gradient_checkpointing: bool = Field(default=False, description="compute activations twice instead of keeping them")
     lora: LoraSettings | None = Field(default=None, description="train adapters of that shape instead of the whole model")
@@ -175,7 +177,8 @@ class TorchEngine:
         return model.eval()
 
     def _scorer_of(self, model: PreTrainedModel) -> Scorer:
-        return Scorer(model, self._config.temperature, bfloat16=self._config.precision is Precision.BFLOAT16)
+        config = self._config
+        return Scorer(model, config.temperature, config.layout, bfloat16=config.precision is Precision.BFLOAT16)
 
     def _place(self) -> None:
         """Where an engine of several processes divides the model among them."""
@@ -203,8 +206,12 @@ class TorchEngine:
     def _shares(self, batch: Batch) -> Iterator[Batch]:
         """The micro-batches that this process computes."""
         torch.set_num_threads(self._config.threads)  # counts per thread, and a worker thread may be a new one
-        for part in batch.micro_batches(self._micro_batch_tokens):
-            yield part.to(self._device)
+        budget = self._micro_batch_tokens
+        if self._scorer.layout is Layout.PADDED:
+            yield from (part.to(self._device) for part in batch.micro_batches(budget))
+        else:
+            for rows in cut(batch.token_ids, batch.loss_mask, budget, self._scorer.least_shared):
+                yield batch.rows(torch.tensor(rows)).to(self._device)
 
     def _predict(self, batch: Batch) -> Predictions:
         logprobs, entropy = self._scorer(batch.token_ids, batch.loss_mask)

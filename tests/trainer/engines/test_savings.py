@@ -73,14 +73,14 @@ def test_the_reference_of_adapters_is_the_model_without_them(toy_model: Path):
     algorithm, seen = GRPO(GRPOConfig(kl=0.1)), []
 
     def watched(predictions: Predictions, part: Batch, tokens: int) -> Loss:
-        seen.append(predictions.reference)
+        seen.append((part.token_ids.tolist(), predictions.reference))
         return algorithm.loss(predictions, part, tokens)
 
     batch = collate(random_samples())
     adapted.forward_backward(batch, watched)
     start = TorchEngine(toy_model, TorchEngineConfig()).logprobs(batch)
-    order = torch.argsort(batch.lengths, descending=True, stable=True)
-    torch.testing.assert_close(seen[0], start[order], atol=FLOAT32, rtol=FLOAT32)
+    order = [batch.token_ids.tolist().index(row) for row in seen[0][0]]
+    torch.testing.assert_close(seen[0][1], start[order], atol=FLOAT32, rtol=FLOAT32)
 
 
 def test_an_unknown_target_of_adapters_is_named(toy_model: Path):
@@ -88,11 +88,11 @@ def test_an_unknown_target_of_adapters_is_named(toy_model: Path):
         TorchEngine(toy_model, TorchEngineConfig(lora=LoraSettings(targets=("no_such_matrix",))))
 
 
-def crowded(rows: int):
-    """A loss for which there is memory for so many rows at once, as a GPU would say it."""
+def crowded(most: int):
+    """A loss for which there is memory for so many completion tokens at once, as a GPU would say it."""
 
     def loss(predictions: Predictions, part: Batch, tokens: int) -> Loss:
-        if len(part) > rows:
+        if part.tokens > most:
             raise torch.OutOfMemoryError("CUDA out of memory")
         return GRPO().loss(predictions, part, tokens)
 
@@ -102,7 +102,7 @@ def crowded(rows: int):
 def test_memory_that_runs_out_halves_the_micro_batch_and_loses_nothing(toy_model: Path):
     batch = collate(random_samples())
     plain, tight = (TorchEngine(toy_model, TorchEngineConfig(micro_batch_tokens=80)) for _ in range(2))
-    expected, measured = plain.forward_backward(batch, GRPO().loss), tight.forward_backward(batch, crowded(rows=2))
+    expected, measured = plain.forward_backward(batch, GRPO().loss), tight.forward_backward(batch, crowded(most=30))
     assert measured.loss == pytest.approx(expected.loss, abs=FLOAT32)
     norms = [one.optim_step(AdamParams(lr=0.01)) for one in (plain, tight)]
     assert norms[0] == pytest.approx(norms[1], abs=FLOAT32)
@@ -113,4 +113,4 @@ def test_memory_that_runs_out_halves_the_micro_batch_and_loses_nothing(toy_model
 def test_memory_that_cannot_be_saved_names_the_settings(toy_model: Path, settings: dict[str, bool]):
     engine = TorchEngine(toy_model, TorchEngineConfig(micro_batch_tokens=80, **settings))
     with pytest.raises(TrainingError, match=r"lower engine\.micro_batch_tokens"):
-        engine.forward_backward(collate(random_samples()), crowded(rows=0))
+        engine.forward_backward(collate(random_samples()), crowded(most=0))
