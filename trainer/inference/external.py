@@ -1,8 +1,7 @@
-"""Sampling by SGLang servers elsewhere: token ids over HTTP, weights over a directory that they can read.
+"""Sampling by servers elsewhere: token ids over HTTP, weights over a directory that they can read.
 
 A session stays with its replica, where its cache is; who has none goes to the replica with the least to do. A replica
-that does not answer is passed over for a while. Logprobs of SGLang are those before top_p, top_k and min_p cut, so
-requests that ask for a cut are refused: the trainer would correct by the wrong distribution.
+that does not answer is passed over for a while. What kind of server it is, its dialect knows.
 """
 
 import asyncio
@@ -10,17 +9,20 @@ import hashlib
 import shutil
 from collections.abc import AsyncIterator, Mapping, Sequence
 from dataclasses import dataclass
+from enum import StrEnum
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING
+from uuid import uuid4
 
 import httpx
-from pydantic import BaseModel, Field, ValidationError
+from pydantic import Field
 
 from core.clock import Clock, SystemClock
 from core.config import Config
 from core.errors import PolicyError, TrainingError
 from core.logs import get_logger
-from core.types import FinishReason, JsonObject
+from core.types import JsonObject
 from trainer.inference.base import (
     EngineClosed,
     EngineStats,
@@ -29,8 +31,10 @@ from trainer.inference.base import (
     QueueFull,
     TokenChunk,
     UnusableRequest,
-    VersionSpan,
 )
+from trainer.inference.dialect import Dialect
+from trainer.inference.sglang_dialect import SGLangDialect
+from trainer.inference.vllm_dialect import VllmDialect
 from trainer.weights import WeightFormat, save_model
 
 if TYPE_CHECKING:
@@ -40,73 +44,56 @@ log = get_logger("external_inference")
 BUSY = (429, 503)
 
 
+class ServerKind(StrEnum):
+    """Whose routes are spoken."""
+
+    SGLANG = "sglang"
+    VLLM = "vllm"
+
+
 class ExternalConfig(Config):
     """Which servers sample, and how weights reach them."""
 
-    urls: tuple[str, ...] = Field(min_length=1, description="addresses of SGLang servers of the same model")
+    kind: ServerKind = Field(default=ServerKind.SGLANG, description="what the servers are")
+    urls: tuple[str, ...] = Field(min_length=1, description="addresses of servers of the same model")
     weights: Path = Field(description="a directory that this process writes and every server reads under the same path")
     weight_format: WeightFormat = WeightFormat.BFLOAT16
-    max_length: int = Field(default=4096, ge=2, description="prompt and completion; the servers' --context-length")
+    max_length: int = Field(default=4096, ge=2, description="prompt and completion; --context-length, --max-model-len")
+    processed_logprobs: bool = Field(default=False, description="vLLM runs with --logprobs-mode processed_logprobs")
     request_seconds: float = Field(default=600.0, gt=0)
     away_seconds: float = Field(default=5.0, gt=0, description="how long a server that failed is passed over")
-
-
-class _Span(BaseModel):
-    version: int
-    start: int
-    end: int
-
-
-class _Meta(BaseModel):
-    finish_reason: JsonObject
-    output_token_logprobs: list[tuple[float, int, object]]
-    cached_tokens: int = 0
-    weight_version: str | None = None
-    weight_versions: list[_Span] | None = None
-
-
-class _Answer(BaseModel):
-    """What is read of SGLang's answer to /generate."""
-
-    meta_info: _Meta
-
-    def generation(self, version: int) -> Generation:
-        """The completion; `version` where the server does not know it, as before the first weights it was given."""
-        meta = self.meta_info
-        if not meta.output_token_logprobs:
-            raise ValueError("no tokens came back")
-        named = meta.weight_version
-        one = (VersionSpan(int(named) if named and named.isdigit() else version, 0, len(meta.output_token_logprobs)),)
-        many = tuple(VersionSpan(span.version, span.start, span.end) for span in meta.weight_versions or ())
-        return Generation(
-            token_ids=tuple(token for _, token, _ in meta.output_token_logprobs),
-            logprobs=tuple(logprob for logprob, _, _ in meta.output_token_logprobs),
-            finish_reason=FinishReason.LENGTH if meta.finish_reason.get("type") == "length" else FinishReason.STOP,
-            spans=many or one,
-            cached_tokens=meta.cached_tokens,
-        )
 
 
 @dataclass
 class _Replica:
     http: httpx.AsyncClient
     url: str
+    version: int | None
+    """Whose weights it has; None while they change."""
     running: int = 0
     away_until: float = 0.0
 
+    @property
+    def salt(self) -> str:
+        """What keeps a request from a cache of other weights. What is sent while they change shares with nobody."""
+        return uuid4().hex if self.version is None else f"version-{self.version}"
+
 
 class ExternalEngine:
-    """Fulfils InferenceEngine with SGLang servers. Belongs to one event loop."""
+    """Fulfils InferenceEngine with servers of one kind. Belongs to one event loop."""
 
     def __init__(self, config: ExternalConfig, model_dir: Path, *, version: int = 0, clock: Clock | None = None) -> None:
         """`model_dir`: where config and tokenizer of published weights come from."""
         self.config, self.max_length = config, config.max_length
+        self._dialect: Dialect = (
+            SGLangDialect() if config.kind is ServerKind.SGLANG else VllmDialect(processed=config.processed_logprobs)
+        )
         self._weights = config.weights.resolve()  # servers have other working directories
         self._model_dir, self._version, self._clock = model_dir, version, clock or SystemClock()
         timeout = httpx.Timeout(config.request_seconds, connect=5.0)
         limits = httpx.Limits(max_connections=None)
         self._replicas = [
-            _Replica(httpx.AsyncClient(base_url=url, timeout=timeout, limits=limits, trust_env=False), url)
+            _Replica(httpx.AsyncClient(base_url=url, timeout=timeout, limits=limits, trust_env=False), url, version)
             for url in config.urls
         ]
         self._requests = self._failed = self._generated = self._publishes = 0
@@ -121,13 +108,13 @@ class ExternalEngine:
         """See InferenceEngine; a server that does not answer is replaced by the next one."""
         if self._closed:
             raise EngineClosed("the engine is closed")
-        body = self._body(request)
+        max_tokens = self._room(request)
         self._requests += 1
         problems: list[str] = []
         busy = False
         for replica in self._by_preference(request.session_id):
             try:
-                generation = await self._ask(replica, body)
+                generation = await self._ask(replica, self._dialect.body(request, max_tokens, replica.salt))
             except httpx.TransportError as error:
                 replica.away_until = self._clock.monotonic() + self.config.away_seconds
                 problems.append(f"{replica.url}: {type(error).__name__}")
@@ -205,9 +192,10 @@ class ExternalEngine:
 
     async def _ask(self, replica: _Replica, body: JsonObject) -> Generation | None:
         """None where the server is full. Raises UnusableRequest, PolicyError, httpx.TransportError."""
+        version = self._version
         replica.running += 1
         try:
-            answer = await replica.http.post("/generate", json=body)
+            answer = await replica.http.post(self._dialect.path, json=body)
         finally:
             replica.running -= 1
         if answer.status_code in BUSY:
@@ -215,57 +203,39 @@ class ExternalEngine:
         if 400 <= answer.status_code < 500:
             raise UnusableRequest(f"{replica.url} refused the request: {answer.status_code} {answer.text[:200]}")
         try:
-            return _Answer.model_validate_json(answer.content).generation(self._version)
-        except (ValidationError, ValueError) as error:
+            return self._dialect.generation(answer.content, version)
+        except ValueError as error:
             self._failed += 1
             problem = str(error).splitlines()[0]
             raise PolicyError(f"{replica.url} answered {answer.status_code} with no completion: {problem}") from error
 
     async def _swap(self, replica: _Replica, folder: Path, version: int) -> None:
-        update = {
-            "model_path": str(folder),
-            "weight_version": str(version),
-            "abort_all_requests": False,
-            "flush_cache": True,
-        }
-        await self._command(replica, "/pause_generation", {"mode": "retract"})
+        replica.version = None
         try:
-            told = await self._command(replica, "/update_weights_from_disk", update)
-            if told.get("success") is not True:
-                raise TrainingError(f"{replica.url} did not take version {version}: {told.get('message')}")
-        finally:
-            await self._command(replica, "/continue_generation", {})
+            await self._dialect.swap(partial(self._command, replica), folder, version)
+        except TrainingError as error:
+            raise TrainingError(f"{replica.url}: {error}") from error
+        replica.version = version
 
     async def _command(self, replica: _Replica, path: str, body: JsonObject) -> JsonObject:
         """The answer as an object, empty where it is none. Raises TrainingError."""
         try:
             answer = await replica.http.post(path, json=body)
         except httpx.TransportError as error:
-            raise TrainingError(f"{replica.url}{path} does not answer: {type(error).__name__}") from error
+            raise TrainingError(f"{path} does not answer: {type(error).__name__}") from error
         if answer.status_code != 200:
-            raise TrainingError(f"{replica.url}{path} answered {answer.status_code}: {answer.text[:200]}")
+            raise TrainingError(f"{path} answered {answer.status_code}: {answer.text[:200]}")
         try:
             told = answer.json()
         except ValueError:
             return {}
         return told if isinstance(told, dict) else {}
 
-    def _body(self, request: GenerationRequest) -> JsonObject:
-        params = request.params
+    def _room(self, request: GenerationRequest) -> int:
+        """How many tokens may be sampled. Raises UnusableRequest."""
         if request.constraint is not None:
             raise UnusableRequest("external servers cannot force tool calls or strict schemas; use tool_choice 'auto'")
-        if not params.greedy and (params.top_p < 1.0 or params.top_k or params.min_p):
-            raise UnusableRequest("top_p, top_k and min_p: SGLang's logprobs are not those of what such a cut leaves")
         room = self.max_length - len(request.prompt_ids)
         if room < 1:
             raise UnusableRequest(f"the prompt has {len(request.prompt_ids)} tokens; at most {self.max_length - 1} leave room")
-        sampling: JsonObject = {
-            "max_new_tokens": min(params.max_tokens, room),
-            "temperature": 0.0 if params.greedy else params.temperature,
-            "stop_token_ids": list(params.stop_token_ids),
-            "stop": list(params.stop),
-            "ignore_eos": not params.stop_token_ids,  # SGLang looks at no stop token where it ignores the end of turn
-        }
-        if params.seed is not None:
-            sampling["sampling_seed"] = params.seed
-        return {"input_ids": list(request.prompt_ids), "sampling_params": sampling, "return_logprob": True}
+        return min(request.params.max_tokens, room)
