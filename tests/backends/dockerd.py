@@ -40,7 +40,12 @@ def docker_daemon() -> Iterator[str]:
     else:
         # the path of a socket holds about 100 characters, so this is not pytest's own directory
         with TemporaryDirectory(prefix="natgym-dockerd-", ignore_cleanup_errors=True) as directory:
-            yield from _started(Path(directory))
+            daemon = OwnDaemon(Path(directory))
+            try:
+                daemon.start()
+                yield daemon.address
+            finally:
+                daemon.end()
 
 
 @cache
@@ -89,30 +94,42 @@ def answers(path: Path) -> bool:
             return False
 
 
-def _started(directory: Path) -> Iterator[str]:
-    log, address = directory / "log", directory / "docker.sock"
-    places = {"data-root": "data", "exec-root": "exec", "pidfile": "pid"}
-    command = ["dockerd", f"--host=unix://{address}", *QUIET, *(f"--{name}={directory / at}" for name, at in places.items())]
-    with log.open("wb") as out:
-        daemon = subprocess.Popen(
-            ["setpriv", "--pdeathsig", "TERM", *command],  # it goes with these tests, however they end
-            stdin=subprocess.DEVNULL,
-            stdout=out,
-            stderr=out,
-            start_new_session=True,
-        )
-    try:
+class OwnDaemon:
+    """A daemon in a directory of its own, which may be killed and started again."""
+
+    def __init__(self, directory: Path) -> None:
+        self._directory, self._socket = directory, directory / "docker.sock"
+        self._process: subprocess.Popen[bytes] | None = None
+        self.address = f"unix://{self._socket}"
+
+    def start(self) -> None:
+        """Start it and wait until it answers. Raises MissingRuntime where it does not."""
+        places = {"data-root": "data", "exec-root": "exec", "pidfile": "pid"}
+        at = [f"--{name}={self._directory / place}" for name, place in places.items()]
+        log = self._directory / "log"
+        with log.open("wb") as out:
+            self._process = subprocess.Popen(
+                # it goes with these tests, however they end
+                ["setpriv", "--pdeathsig", "TERM", "dockerd", f"--host={self.address}", *QUIET, *at],
+                stdin=subprocess.DEVNULL,
+                stdout=out,
+                stderr=out,
+                start_new_session=True,
+            )
         deadline = time.monotonic() + START_SECONDS
-        while not answers(address):
-            if daemon.poll() is not None or time.monotonic() > deadline:
+        while not answers(self._socket):
+            if self._process.poll() is not None or time.monotonic() > deadline:
                 last = log.read_text(errors="replace").strip().splitlines()[-1:]
                 raise MissingRuntime(f"dockerd does not start here: {last}")
             time.sleep(0.1)
-        yield f"unix://{address}"
-    finally:
-        daemon.send_signal(signal.SIGTERM)
+
+    def end(self, number: signal.Signals = signal.SIGTERM) -> None:
+        """End it by that signal."""
+        if self._process is None:
+            return
+        self._process.send_signal(number)
         try:
-            daemon.wait(END_SECONDS)
+            self._process.wait(END_SECONDS)
         except subprocess.TimeoutExpired:
-            daemon.kill()
-            daemon.wait()
+            self._process.kill()
+            self._process.wait()

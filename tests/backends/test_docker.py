@@ -3,19 +3,23 @@
 import asyncio
 import json
 import os
+import shutil
+import signal
 import sys
 from collections.abc import AsyncIterator
 from pathlib import Path
+from tempfile import TemporaryDirectory
 
 import pytest
 from aiodocker import Docker
 
-from backends.base import Cause, ImageError, Limit, SandboxLost, SandboxSpec, Tier
+from backends.base import BackendUnavailable, Cause, ImageError, Limit, SandboxLost, SandboxSpec, Tier
 from backends.docker import DockerBackend
 from backends.images.host_root import system_binds
 from backends.owner import LABEL, TOKEN_LABEL, this_owner
 from core.errors import MissingRuntime
-from tests.backends.dockerd import docker
+from tests.backends.dockerd import OwnDaemon, docker
+from tests.backends.processes import gone, processes_with
 
 
 @pytest.fixture
@@ -75,6 +79,40 @@ async def test_a_container_removed_by_somebody_else_is_a_lost_sandbox(backend: D
     assert lost.value.maybe_executed
     assert lost.value.cause in (Cause.UNKNOWN, Cause.LINK)
     await sandbox.destroy()
+
+
+@pytest.mark.skipif(os.geteuid() != 0 or shutil.which("dockerd") is None, reason="only root can start a dockerd")
+async def test_a_daemon_that_dies_loses_its_sandboxes_and_serves_again_when_it_is_back():
+    mark = f"4203{os.getpid()}"
+    with TemporaryDirectory(prefix="natgym-dockerd-", ignore_cleanup_errors=True) as directory:
+        daemon = OwnDaemon(Path(directory))
+        backend = DockerBackend(url=daemon.address)
+        try:
+            daemon.start()
+            sandbox = await backend.create(SandboxSpec())
+            running = asyncio.create_task(sandbox.exec(["sleep", mark], timeout_seconds=4000))
+            assert await sandbox.alive()
+            daemon.end(signal.SIGKILL)
+            with pytest.raises(SandboxLost) as lost:
+                await running
+            assert lost.value.maybe_executed
+            with pytest.raises(BackendUnavailable):
+                await backend.create(SandboxSpec())
+            daemon.start()  # what runs below it survives a kill, and is ended by the daemon's next start
+            assert await gone(mark)
+            fresh = await backend.create(SandboxSpec())
+            assert (await fresh.exec(["echo", "back"], timeout_seconds=60)).stdout == b"back\n"
+            await sandbox.destroy()
+            await backend.reap(owner=this_owner())
+            async with Docker(daemon.address) as client:
+                assert await client.containers.list(all=True) == []
+        except MissingRuntime as missing:
+            pytest.skip(f"docker: {missing}")
+        finally:
+            await backend.aclose()
+            daemon.end()
+            for pid in processes_with(directory):  # of a daemon that was not started again
+                os.kill(pid, signal.SIGKILL)
 
 
 async def test_reap_spares_the_living_and_the_young(backend: DockerBackend):

@@ -96,7 +96,7 @@ async def a_creation_that_is_cancelled_leaves_nothing(place: Place):
         made = (await asyncio.gather(creating, return_exceptions=True))[0]
         if not isinstance(made, BaseException):
             await made.destroy()
-    assert footprint() == before
+    assert_no_more_than(before)
 
 
 @case()
@@ -278,7 +278,7 @@ async def ten_sandboxes_leave_no_descriptor_and_no_process(place: Place):
         sandbox = await place.backend.create(SPEC)
         await sandbox.exec(["true"], timeout_seconds=30)
         await sandbox.destroy()
-    assert footprint() == before
+    assert_no_more_than(before)
 
 
 @case(spec=SandboxSpec(env={"A": "1"}))
@@ -286,6 +286,12 @@ async def what_the_spec_says_holds_after_a_reset(place: Place):
     if Feature.RESET in place.capabilities.features:
         await place.sandbox.reset()
     assert await place.text("echo $A") == "1\n"
+
+
+def assert_no_more_than(before: dict[str, int]) -> None:
+    """Nothing was left; what is less is an idle connection to a daemon that was closed meanwhile."""
+    now = footprint()
+    assert all(now[kind] <= before[kind] for kind in before), (now, before)
 
 
 def footprint() -> dict[str, int]:
