@@ -121,6 +121,7 @@ class Turn(Value):
     message: Message
     observations: tuple[Message, ...] = ()
     malformed: int = Field(default=0, ge=0, description="tool calls that could not be used")
+    mistakes: int = Field(default=0, ge=0, description="tool calls with which a tool was used wrongly, as it said itself")
     rolled_back: int = Field(default=0, ge=0, description="completions before this one that could not be read, and are gone")
     finish_reason: FinishReason = FinishReason.STOP
     constrained: bool = Field(default=False, description="sampled under a mask: not the policy's own distribution")

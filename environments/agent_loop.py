@@ -18,10 +18,11 @@ from core.config import Config
 from core.errors import BoundaryError, PolicyError, boundary
 from core.types import FinishReason, Message, Role, StopReason, Task, ToolCall, Turn
 from environments.base import Tool, ToolMistake
+from environments.long_output import shown
 from environments.policy import Completion, CompletionRequest, OutOfTokens, Policy
 from environments.tool_context import ToolContext
 from tool_call_parsers.base import MalformedCall
-from tool_call_parsers.schemas import is_text, read_arguments
+from tool_call_parsers.schemas import read_arguments
 
 
 class ToolError(BoundaryError):
@@ -41,7 +42,7 @@ class EpisodeLimits(Config):
     """One completion: a server that is slow is not the policy's doing, so the episode is a Failure."""
     reward_seconds: float = Field(default=300.0, gt=0)
     tool_output_characters: int = Field(default=8000, ge=100)
-    """A longer answer of a tool loses its middle."""
+    """A longer answer of a tool is stored in the sandbox, and loses its middle; see environments/long_output.py."""
 
 
 @dataclass
@@ -72,6 +73,14 @@ class Episode:
     record: Record
 
 
+@dataclass
+class _Answers:
+    """What a turn was answered, as far as it has come."""
+
+    observations: list[Message] = field(default_factory=list)
+    mistakes: int = 0
+
+
 class AgentLoop:
     """Plays episodes of one policy, any number at once."""
 
@@ -97,16 +106,16 @@ class AgentLoop:
         except OutOfTokens:
             return StopReason.MAX_TOKENS
         seconds = self._clock.monotonic() - seconds
-        observations: list[Message] = []
+        answers = _Answers()
         left = max(0.0, self._limits.tool_seconds - episode.record.timings.get("tools", 0.0))
         try:
             with episode.record.timed("tools", self._clock):
                 async with asyncio.timeout(left):
-                    return await self._answer(episode, completion, observations)
+                    return await self._answer(episode, completion, answers)
         except TimeoutError:  # of the limit: one that a tool raises is a ToolError by now
             return StopReason.TIMEOUT
         finally:
-            episode.record.turns.append(_turn_of(completion, observations, seconds))
+            episode.record.turns.append(_turn_of(completion, answers, seconds))
 
     async def _complete(self, episode: Episode) -> Completion:
         request = CompletionRequest(episode.id, episode.task, tuple(episode.record.turns))
@@ -120,13 +129,14 @@ class AgentLoop:
                     raise
                 raise PolicyError(f"no completion within {self._limits.generation_seconds:g} s") from error
 
-    async def _answer(self, episode: Episode, completion: Completion, observations: list[Message]) -> StopReason | None:
-        """Answer every call in order, usable ones first, into `observations`."""
+    async def _answer(self, episode: Episode, completion: Completion, answers: _Answers) -> StopReason | None:
+        """Answer every call in order, usable ones first, into `answers`."""
+        observations = answers.observations
         refused = {bad.call.id: bad for bad in completion.malformed if bad.call is not None}
         for call in completion.message.tool_calls:
             if call.id in refused:
                 observations.append(_told(call, refused[call.id].problem))
-            elif await self._run(episode, call, observations):
+            elif await self._run(episode, call, answers):
                 return StopReason.FINISHED
         broken = [bad for bad in completion.malformed if bad.call is None]
         if broken:
@@ -135,43 +145,43 @@ class AgentLoop:
             return None
         return StopReason.MAX_TOKENS if completion.finish_reason is FinishReason.LENGTH else StopReason.FINISHED
 
-    async def _run(self, episode: Episode, call: ToolCall, observations: list[Message]) -> bool:
+    async def _run(self, episode: Episode, call: ToolCall, answers: _Answers) -> bool:
         """Run one usable call; True where it ended the episode."""
         tool = next(tool for tool in episode.tools if tool.spec.name == call.name)
+        number = sum(len(turn.observations) for turn in episode.record.turns) + len(answers.observations)
         try:
             with boundary(ToolError, f"tool {call.name}"):
-                try:
-                    text = await tool.run(episode.context, read_arguments(call.arguments))
-                except (ToolMistake, SandboxError) as mistake:
-                    if isinstance(mistake, SandboxError) and blame_of(mistake) is not Blame.MODEL:
-                        raise
-                    observations.append(_told(call, self._cut(f"{mistake}")))
-                    return False
+                text, used = await _use(tool, episode.context, call)
+                text = await shown(text, self._limits.tool_output_characters, number, episode.context)
         except asyncio.CancelledError:
-            observations.append(_told(call, "stopped: the time for tools is used up"))
+            answers.observations.append(_told(call, "stopped: the time for tools is used up"))
             raise
-        observations.append(_told(call, self._cut(text)))
-        return tool.ends_episode
-
-    def _cut(self, text: str) -> str:
-        """A text of at most the allowed length, its middle left out where it is longer."""
-        text = text if is_text(text) else text.encode(errors="replace").decode()
-        limit = self._limits.tool_output_characters
-        if len(text) <= limit:
-            return text
-        note = f"\n... {len(text) - limit} characters left out ...\n"
-        kept = max(0, limit - len(note))
-        return text[: kept - kept // 2] + note + text[len(text) - kept // 2 :]
+        answers.observations.append(_told(call, text))
+        answers.mistakes += not used
+        return used and tool.ends_episode
 
 
-def _turn_of(completion: Completion, observations: Sequence[Message], seconds: float) -> Turn:
+async def _use(tool: Tool, context: ToolContext, call: ToolCall) -> tuple[str, bool]:
+    """What a tool answers, and whether it was used as it should be."""
+    try:
+        return await tool.run(context, read_arguments(call.arguments)), True
+    except ToolMistake as mistake:
+        return f"{mistake}", False
+    except SandboxError as error:
+        if blame_of(error) is not Blame.MODEL:
+            raise
+        return f"{error}", False
+
+
+def _turn_of(completion: Completion, answers: _Answers, seconds: float) -> Turn:
     return Turn(
         prompt_ids=completion.prompt_ids,
         completion_ids=completion.completion_ids,
         logprobs=completion.logprobs,
         message=completion.message,
-        observations=tuple(observations),
+        observations=tuple(answers.observations),
         malformed=len(completion.malformed),
+        mistakes=answers.mistakes,
         rolled_back=completion.rolled_back,
         finish_reason=completion.finish_reason,
         constrained=completion.constrained,

@@ -19,6 +19,8 @@ class Selection(Config):
     """The best so many of a group, after all other conditions."""
     max_malformed: int | None = Field(default=None, ge=0)
     """Tool calls of it that could not be used."""
+    max_mistakes: int | None = Field(default=None, ge=0)
+    """Tool calls of it with which a tool was used wrongly."""
     max_turns: int | None = Field(default=None, gt=0)
     max_characters: int | None = Field(default=None, gt=0)
     """Of all that was said and observed, the task included."""
@@ -86,6 +88,7 @@ def _above(value: int, limit: int | None) -> bool:
 CONDITIONS: dict[str, Callable[[ScoredGroup, Trajectory, Selection], bool]] = {
     "min_reward": lambda group, one, wanted: _total(one) < wanted.min_reward,
     "max_malformed": lambda group, one, wanted: _above(sum(turn.malformed for turn in one.turns), wanted.max_malformed),
+    "max_mistakes": lambda group, one, wanted: _above(sum(turn.mistakes for turn in one.turns), wanted.max_mistakes),
     "max_turns": lambda group, one, wanted: _above(len(one.turns), wanted.max_turns),
     "max_characters": lambda group, one, wanted: _above(_characters(group, one), wanted.max_characters),
 }

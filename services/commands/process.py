@@ -24,6 +24,7 @@ def configure(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--min-reward", type=float, default=0.0, help="what an episode has to earn to become a row (0)")
     parser.add_argument("--top", type=int, metavar="N", help="the best N episodes of a group (all)")
     parser.add_argument("--max-malformed", type=int, metavar="N", help="at most N tool calls that could not be used (any)")
+    parser.add_argument("--max-mistakes", type=int, metavar="N", help="at most N calls that used a tool wrongly (any)")
     parser.add_argument("--max-turns", type=int, metavar="N", help="at most N turns (any)")
     parser.add_argument("--max-characters", type=int, metavar="N", help="at most so long a conversation (any)")
     parser.add_argument("--unique", action="store_true", help="leave out episodes that say what another of their task said")

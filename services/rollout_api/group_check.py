@@ -72,6 +72,7 @@ class Turn(Closed):
     logprobs: Any = []
     observations: list[Message] = []
     malformed: Annotated[int, Meta(ge=0)] = 0
+    mistakes: Annotated[int, Meta(ge=0)] = 0
     rolled_back: Annotated[int, Meta(ge=0)] = 0
     finish_reason: Literal["stop", "length", "tool_calls"] = "stop"
     constrained: bool = False

@@ -68,8 +68,10 @@ async def test_wrong_arguments_are_answered_with_what_is_wrong():
     assert answers(await play(call("write", txt="4"), "done")) == ["write: 'text' is a required property"]
 
 
-async def test_a_wrong_use_is_answered_by_the_tool():
-    assert answers(await play(call("write", text="four"), "done")) == ["'four' is not a number"]
+async def test_a_wrong_use_is_answered_by_the_tool_and_counted():
+    trajectory = await play(call("write", text="four") + call("wrte"), call("write", text="4"), "done")
+    assert answers(trajectory)[0] == "'four' is not a number"
+    assert [(turn.mistakes, turn.malformed) for turn in trajectory.turns] == [(1, 1), (0, 0), (0, 0)]
 
 
 async def test_a_block_that_is_no_call_is_answered_by_the_user():
@@ -96,14 +98,6 @@ async def test_turns_are_limited_by_the_limits():
 async def test_a_full_conversation_ends_with_what_was_done():
     trajectory = await play(call("write", text="4"), OutOfTokens())
     assert (trajectory.stop, trajectory.reward and trajectory.reward.total) == (StopReason.MAX_TOKENS, 1.0)
-
-
-async def test_a_long_answer_loses_its_middle():
-    limits = EpisodeLimits(tool_output_characters=100)
-    (text,) = answers(await play(call("long"), "done", limits=limits, extra=(tool("long", "a" * 500 + "z" * 500),)))
-    assert len(text) <= 100
-    assert (text[0], text[-1]) == ("a", "z")
-    assert "900 characters left out" in text
 
 
 async def test_half_a_surrogate_pair_of_a_tool_is_replaced():

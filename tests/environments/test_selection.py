@@ -15,13 +15,14 @@ from tests.fakes import Sums
 TASK = Sums().task(0)
 
 
-def episode(number: int, total: float, *said: str, malformed: int = 0) -> Trajectory:
+def episode(number: int, total: float, *said: str, malformed: int = 0, mistakes: int = 0) -> Trajectory:
     call = ToolCall(id="c0", name="write_answer", arguments='{"text": "4"}')
     turns = tuple(
         Turn(
             message=Message(role=Role.ASSISTANT, content=text, tool_calls=(call,)),
             observations=(Message(role=Role.TOOL, content="written", tool_call_id="c0"),),
             malformed=malformed,
+            mistakes=mistakes,
         )
         for text in said
     )
@@ -37,7 +38,7 @@ LOST = Trajectory(
     failure=Failure(boundary="sandbox", error="SandboxLost", message="gone"),
 )
 LONG, MALFORMED = episode(2, 0.5, "x" * 5000), episode(3, 1.0, "a", "b", malformed=1)
-EPISODES = (episode(0, 0.0, "no"), episode(1, 1.0, "a", "b"), LONG, MALFORMED)
+EPISODES = (episode(0, 0.0, "no", mistakes=1), episode(1, 1.0, "a", "b"), LONG, MALFORMED)
 GROUP = ScoredGroup(id="g", environment="sums", task=TASK, trajectories=(*EPISODES, LOST))
 
 
@@ -49,6 +50,7 @@ GROUP = ScoredGroup(id="g", environment="sums", task=TASK, trajectories=(*EPISOD
         ({"top": 2}, ["g-1", "g-3"], {"top": 2}),
         ({"top": 1, "max_turns": 1}, ["g-2"], {"max_turns": 2, "top": 1}),
         ({"max_malformed": 0}, ["g-0", "g-1", "g-2"], {"max_malformed": 1}),
+        ({"max_mistakes": 0}, ["g-1", "g-2", "g-3"], {"max_mistakes": 1}),
         ({"max_characters": 4000}, ["g-0", "g-1", "g-3"], {"max_characters": 1}),
         ({"unique": True}, ["g-0", "g-1", "g-2"], {"duplicate": 1}),
     ],
