@@ -32,7 +32,9 @@ class RolloutApiConfig(Config):
     kept_payloads: int = Field(default=0, ge=0, description="newest groups that can be read when they are done with")
     max_body_mib: int = Field(default=32, ge=1, le=512, description="size of one group")
     min_free_mib: int = Field(default=64, ge=0, description="disk space below which groups are refused")
-    max_database_mib: int | None = Field(default=None, ge=1, description="size of the database above which they are")
+    max_database_mib: int | None = Field(
+        default=None, ge=1, description="size of the database, with its frames, above which they are"
+    )
 
 
 def serve_api(config: RolloutApiConfig, tokens: Tokens | None = None) -> None:
