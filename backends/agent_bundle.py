@@ -38,8 +38,10 @@ sys.modules["{PACKAGE}.main"].main()
 COMPILE = """
 import ast, marshal, sys
 sources = ast.literal_eval(sys.stdin.read())
-sys.stdout.buffer.write(marshal.dumps([(name, compile(source, name, "exec")) for name, source in sources]))
+sys.stdout.buffer.write(marshal.dumps([(name, compile(source, name, "exec", optimize=2)) for name, source in sources]))
 """
+TERSE = ("-X", "no_debug_ranges")
+"""Leaves out what only the reader of a trace would miss; an older interpreter ignores it."""
 COMPILE_SECONDS = 60.0
 FLAGS = ("-I", "-S", "-B")
 
@@ -69,7 +71,10 @@ def compiled_agent(python: str) -> bytes:
     """
     try:
         done = subprocess.run(
-            [python, *FLAGS, "-c", COMPILE], input=repr(_sources()).encode(), capture_output=True, timeout=COMPILE_SECONDS
+            [python, *FLAGS, *TERSE, "-c", COMPILE],
+            input=repr(_sources()).encode(),
+            capture_output=True,
+            timeout=COMPILE_SECONDS,
         )
     except (OSError, subprocess.TimeoutExpired) as error:
         raise MissingRuntime(f"{python}: cannot run the sandbox's agent: {error}; expected Python 3.9 or newer") from error

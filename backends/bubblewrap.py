@@ -2,6 +2,7 @@
 
 import sys
 from collections.abc import Callable, Iterator, Mapping, Sequence
+from functools import cache
 from pathlib import Path
 from typing import NamedTuple
 
@@ -77,8 +78,9 @@ class Machine(NamedTuple):
     agent: bytes
 
 
+@cache
 def this_machine() -> Machine:
-    """The one that we run on."""
+    """The one that we run on, looked at once."""
     system = {path: _link(Path(path)) for path in SYSTEM if Path(path).is_dir() or Path(path).is_symlink()}
     return Machine("", system, compiled_agent(str(system_python())))
 

@@ -16,7 +16,7 @@ if TYPE_CHECKING:
     from typing import NoReturn
 
 READ, WRITE = EPOLLIN, EPOLLOUT
-PARKED = 1
+PARKED = 4
 """How many nannies are kept while they have nothing to do."""
 PURGE_SECONDS = 5.0
 PURGE_PAUSE_SECONDS = 0.0002
