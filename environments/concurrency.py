@@ -24,6 +24,8 @@ TOLERANCE = 1.5
 """Seconds per token may be so many times the least."""
 BACK_OFF = 0.7
 SMOOTHING = 0.2
+SHORTEST = 1e-9
+"""Seconds a token; a clock may not have moved."""
 SMALLEST_WINDOW = 8
 """Answers; else a window is as many as may be on their way."""
 REMEASURE = 64
@@ -95,7 +97,7 @@ class ConcurrencyLimit:
         if self._slow_start and self._least < inf:
             self._allowed = min(self._most, self._allowed + 1)
         if self._answers >= self._window:
-            self._adapt(self._seconds / self._tokens)
+            self._adapt(max(self._seconds / self._tokens, SHORTEST))
             self._begin_window()
 
     def _begin_window(self) -> None:
@@ -112,7 +114,7 @@ class ConcurrencyLimit:
     def _adapt(self, seconds_per_token: float) -> None:
         self._windows += 1
         self._least = min(self._least, seconds_per_token)
-        gradient = max(0.5, min(1.0, TOLERANCE * self._least / max(seconds_per_token, 1e-9)))
+        gradient = max(0.5, min(1.0, TOLERANCE * self._least / seconds_per_token))
         self._slow_start = self._slow_start and gradient == 1.0
         wanted = self._allowed * gradient + sqrt(self._allowed)
         changed = (1 - SMOOTHING) * self._allowed + SMOOTHING * wanted
