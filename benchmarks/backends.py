@@ -35,6 +35,7 @@ EXEC_BARS = {"local": 1.0, "docker": 1.2, "singularity": 1.2, "ssh": 1.2}
 SESSION_BAR_MS, LIFE_BAR_MS, RESET_BAR_MS = 0.3, 25.0, 40.0
 MANY_BAR_SECONDS, MANY_BAR_MIB = 12.0, 12.0
 PEER_BAR = 20.0
+PAUSE_SECONDS = 0.2
 FILES, FILE_BYTES = 1000, 50_000
 SWEREX = """
 import asyncio, json, sys, time
@@ -111,7 +112,7 @@ async def warm(backend: Backend, name: str, repeats: int) -> dict[str, Row]:
 
 
 async def life(backend: Backend, repeats: int) -> dict[str, Row]:
-    """Create, first command, destroy; beside a bubblewrap that builds much the same walls for one command."""
+    """Create, first command, destroy."""
 
     async def whole() -> None:
         sandbox = await backend.create(SandboxSpec())
@@ -186,7 +187,10 @@ async def beside_swerex(backend: Backend, python: str, repeats: int) -> dict[str
 
 
 async def beside_docker_exec(backend: Backend, repeats: int) -> dict[str, Row]:
-    """A command by our agent, and one by `docker exec` in the same container."""
+    """A command by our agent, and one by `docker exec` in the same container.
+
+    Between the two is a pause, because docker is busy for a while after its command has returned.
+    """
     program = shutil.which("docker")
     if program is None:
         return {}
@@ -200,16 +204,18 @@ async def beside_docker_exec(backend: Backend, repeats: int) -> dict[str, Row]:
         process = await asyncio.create_subprocess_exec(*command)
         assert await process.wait() == 0
 
-    ours, peer = await in_turns(lambda: sandbox.exec(COMMAND, timeout_seconds=60), by_docker, repeats)
+    ours, peer = await in_turns(lambda: sandbox.exec(COMMAND, timeout_seconds=60), by_docker, repeats, PAUSE_SECONDS)
     await sandbox.destroy()
     return {"exec beside docker exec": times_faster(ours, peer)}
 
 
-async def in_turns(ours: Act, peer: Act, repeats: int) -> tuple[float, float]:
-    """Medians of both in milliseconds, measured alternately."""
+async def in_turns(ours: Act, peer: Act, repeats: int, pause_seconds: float = 0.0) -> tuple[float, float]:
+    """Medians of both in milliseconds, measured alternately, with a pause before each."""
     mine, theirs = [], []
     for _ in range(repeats):
+        await asyncio.sleep(pause_seconds)
         mine.append(await seconds(ours))
+        await asyncio.sleep(pause_seconds)
         theirs.append(await seconds(peer))
     return median(mine) * 1e3, median(theirs) * 1e3
 

@@ -70,7 +70,7 @@ class Loop:
                     watch[1]()
             now = time.monotonic()
             for job in list(self.jobs.values()):
-                if job.deadline is not None and job.deadline <= now and job.nanny.pid in self.jobs:
+                if job.deadline is not None and job.deadline <= now and self.jobs.get(job.nanny.pid) is job:
                     job.on_deadline()
 
     @property
