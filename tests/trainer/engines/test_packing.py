@@ -29,7 +29,7 @@ from trainer.algorithms.grpo import GRPO
 from trainer.batch import Batch, collate
 from trainer.engines.lora import LoraSettings
 from trainer.engines.packing import Layout, Pack, cut, plant
-from trainer.engines.torch_engine import TorchEngine, TorchEngineConfig
+from trainer.engines.torch_engine import Precision, TorchEngine, TorchEngineConfig
 
 FLOAT32 = 1e-5  # sums in another order
 LEAST = 3  # tokens in common that the small rows of these tests share from
@@ -168,6 +168,10 @@ def test_a_layout_goes_with_every_other_setting(toy_model: Path, layout: Layout,
     ours = engine(toy_model, layout, **others)
     assert ours._scorer.layout is layout
     assert_same_step(ours, engine(toy_model, Layout.PADDED, **others), batch)
+
+
+def test_rounding_is_no_reason_to_pad(toy_model: Path):
+    assert engine(toy_model, Layout.SHARED, precision=Precision.BFLOAT16)._scorer.layout is Layout.SHARED
 
 
 FAMILIES: list[PreTrainedModel] = [
