@@ -2,6 +2,9 @@
 
 Both versions are known: in the second, one group below ours has all three controllers; in the first, there is one group in
 each controller's hierarchy. Groups are made below our own, so that whatever limits us limits our sandboxes too.
+
+Version 2 lets a group that holds processes have no such groups below it, its topmost one excepted. Where ours was delegated
+to us, its processes are therefore moved into a group beside those of the sandboxes first.
 """
 
 import json
@@ -9,6 +12,7 @@ import os
 import time
 from collections.abc import Iterator, Sequence
 from contextlib import suppress
+from errno import EBUSY
 from functools import cache
 from itertools import count
 from pathlib import Path
@@ -19,6 +23,10 @@ from backends.owner import is_gone, this_owner
 
 CONTROLLERS = ("pids", "memory", "cpu")
 PREFIX = "natgym-"
+OWN = "natgym.own"
+"""The group in which the processes of a delegated one live, ours among them."""
+DELEGATE = ("user.delegate", "trusted.delegate")
+"""Attributes with which systemd marks a group that it leaves to others; the second is root's to see."""
 PERIOD_MICROSECONDS = 100_000
 SPARE_PROCESSES = 16  # the agent, a nanny for every command
 SHM_MIB = 64
@@ -144,12 +152,42 @@ def _version_2() -> Hierarchies | None:
     if root is None or ours is None:
         return None
     place = root / ours
+    if place.name == OWN:
+        place = place.parent
     try:
-        if not set(CONTROLLERS) <= set((place / "cgroup.subtree_control").read_text().split()):
-            (place / "cgroup.subtree_control").write_text(" ".join(f"+{name}" for name in CONTROLLERS))
+        if not _hands_down(place):
+            _hand_down(place)
     except OSError:
         return None
     return Hierarchies(2, dict.fromkeys(CONTROLLERS, place))
+
+
+def _hands_down(place: Path) -> bool:
+    """Whether the groups below have the controllers."""
+    return set(CONTROLLERS) <= set((place / "cgroup.subtree_control").read_text().split())
+
+
+def _hand_down(place: Path) -> None:
+    """Give them to the groups below. Raises OSError where we may not."""
+    order = " ".join(f"+{name}" for name in CONTROLLERS)
+    try:
+        (place / "cgroup.subtree_control").write_text(order)
+    except OSError as error:
+        if error.errno != EBUSY or not _is_delegated(place):
+            raise
+        (place / OWN).mkdir(exist_ok=True)
+        for pid in (place / "cgroup.procs").read_text().split():
+            with suppress(ProcessLookupError):
+                (place / OWN / "cgroup.procs").write_text(pid)
+        (place / "cgroup.subtree_control").write_text(order)
+
+
+def _is_delegated(place: Path) -> bool:
+    """Whether what is below that group is ours to arrange: systemd marked it so, or it is the topmost of a container."""
+    with suppress(OSError):
+        if any(os.getxattr(place, name) == b"1" for name in DELEGATE if name in os.listxattr(place)):
+            return True
+    return place.is_mount()
 
 
 def _our_groups() -> list[tuple[Sequence[str], str]]:

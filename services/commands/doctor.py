@@ -21,7 +21,8 @@ ENOUGH_DISK_GIB = 2.0
 PORTS = {"rollout API": 8000, "trainer": 8001}
 STRONGER = {
     "landlock": "apt-get install bubblewrap, and a kernel that allows user namespaces",
-    "namespaces": "run as root or in a delegated cgroup, so that memory and CPU of a whole sandbox are bounded",
+    "namespaces": "run as root, or in a delegated control group (systemd-run --user --scope --property Delegate=yes natgym "
+    "...), so that memory and CPU of a whole sandbox are bounded",
 }
 """Tier -> how to get a better one on this machine."""
 

@@ -2,7 +2,8 @@
 
 import os
 import signal
-from collections.abc import Iterator
+import subprocess
+import sys
 from pathlib import Path
 
 import pytest
@@ -15,7 +16,7 @@ from backends.owner import is_gone, this_owner
 
 
 @pytest.fixture
-def places() -> Iterator[list[Path]]:
+def places() -> list[Path]:
     """Where groups are made; skips where none can be."""
     found = cgroups.hierarchies()
     if found is None:
@@ -78,6 +79,43 @@ def test_the_second_version_is_set_up_in_one_group(tmp_path: Path):
     assert written == {"pids.max": "36", "memory.max": str((100 + 20 + 64) << 20), "cpu.max": "150000 100000"}
     (made / "memory.events").write_text("low 0\noom 3\noom_kill 2\n")
     assert group.oom_kills() == 2
+
+
+DELEGATED = """
+import os, sys
+os.chown(sys.argv[1], 60999, 60999)
+for name in ("cgroup.procs", "cgroup.subtree_control", "cgroup.threads"):
+    os.chown(f"{sys.argv[1]}/{name}", 60999, 60999)
+open(f"{sys.argv[1]}/cgroup.procs", "w").write("0")
+os.setgroups([])
+os.setgid(60999)
+os.setuid(60999)
+from backends import cgroups
+from backends.base import SandboxSpec
+for _ in range(2):
+    found = cgroups.hierarchies.__wrapped__()
+    cgroups.Group(found, SandboxSpec()).remove()
+    print(found.version, *found.places)
+"""
+
+
+def test_a_delegated_group_of_the_second_version_is_used_without_root():
+    parent = Path("/sys/fs/cgroup")
+    control = parent / "cgroup.subtree_control"
+    if os.geteuid() != 0 or not control.is_file() or not {*cgroups.CONTROLLERS} <= {*control.read_text().split()}:
+        pytest.skip("needs root and a second version that hands its controllers down")
+    group = parent / f"natgym.test-{os.getpid()}"
+    group.mkdir()
+    os.setxattr(group, "user.delegate", b"1")
+    try:
+        environment = {**os.environ, "PYTHONPATH": str(Path(__file__).parents[2])}
+        command = [sys.executable, "-c", DELEGATED, str(group)]
+        done = subprocess.run(command, env=environment, capture_output=True, text=True, timeout=60)
+        assert (done.stdout, done.stderr) == (f"2 {group}\n2 {group}\n", "")
+    finally:
+        for path in (group / cgroups.OWN, group):
+            if path.exists():
+                path.rmdir()
 
 
 def test_an_owner_is_gone_when_its_process_is():
