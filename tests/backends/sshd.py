@@ -63,6 +63,9 @@ def sshd(folder: Path, more: str = "") -> Iterator[Sshd]:
     program = shutil.which("sshd", path="/usr/sbin:/usr/local/sbin:/usr/bin")
     if program is None:
         raise MissingRuntime("sshd is not installed: apt-get install openssh-server")
+    user = pwd.getpwuid(os.geteuid())
+    if Path(user.pw_shell).name in ("nologin", "false"):
+        raise MissingRuntime(f"{user.pw_name} may not log in: its shell is {user.pw_shell}")
     if os.geteuid() == 0:
         Path("/run/sshd").mkdir(mode=0o755, exist_ok=True)
     for name in ("host_key", "user_key"):
