@@ -131,3 +131,22 @@ def test_a_loss_that_is_no_number_ends_the_run(renderer, tmp_path):
     model.lm_head.weight.data[0] = float("nan")
     with pytest.raises(TrainingError, match="step 1: the loss is nan"):
         train_sft(model, [[one_row(renderer)]], SftConfig(steps=1, threads=1))
+
+
+def test_a_full_disk_leaves_the_save_before(renderer, tmp_path):
+    import resource
+
+    import torch
+
+    save, model = SftSave(tmp_path / "run.pt", {}), new_policy(tmp_path / "policy", renderer)
+    optimiser = torch.optim.AdamW(model.parameters())
+    save.write(1, model, optimiser)
+    before = resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (1 << 20, before[1]))
+    try:
+        with pytest.raises(TrainingError, match=r"saving .*run\.pt"):
+            save.write(2, model, optimiser)
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, before)
+    assert save.restore(model, optimiser) == 1
+    assert not (tmp_path / "run.pt.partial").exists()
