@@ -1,11 +1,12 @@
 """An ephemeral system prompt: it steers a rollout and is in no task, so in no conversation that is saved.
 
-Token ids are kept as they were sampled: prompt ids that a trainer learns from hold the words that the policy read.
+Token ids are kept as they were sampled: prompt ids that a trainer learns from hold the words that the policy read. Data that
+is written to a file goes without them (`without_tokens`).
 """
 
 from dataclasses import replace
 
-from core.types import Message, Role, Task
+from core.types import Message, Role, ScoredGroup, Task, Trajectory
 from environments.policy import Completion, CompletionRequest, Load, Policy, load_of
 
 
@@ -39,3 +40,13 @@ def told(task: Task, words: str) -> Task:
         first, rest = Message(role=Role.SYSTEM), [first, *rest]
     text = f"{first.content}\n\n{words.strip()}".strip()
     return task.model_copy(update={"messages": (first.model_copy(update={"content": text}), *rest)})
+
+
+def without_tokens(group: ScoredGroup) -> ScoredGroup:
+    """The group without token ids, which would spell the words out."""
+    return group.model_copy(update={"trajectories": tuple(_without_tokens(one) for one in group.trajectories)})
+
+
+def _without_tokens(one: Trajectory) -> Trajectory:
+    nothing = {"prompt_ids": (), "completion_ids": (), "logprobs": ()}
+    return one.model_copy(update={"turns": tuple(turn.model_copy(update=nothing) for turn in one.turns)})

@@ -23,6 +23,7 @@ from core.files import append_whole, resumable
 from core.types import JsonObject, ScoredGroup, Value
 from environments.base import Split
 from environments.data_formats import DataFormat, rows_of
+from environments.ephemeral import without_tokens
 from environments.episode import Arena
 from environments.group import run_group
 from environments.rows import first_problem
@@ -39,6 +40,8 @@ class ProcessConfig(Selection):
     form: DataFormat = DataFormat.SHAREGPT
     concurrent_groups: int = Field(default=4, gt=0)
     split: Split = Split.TRAIN
+    token_ids: bool = True
+    """Keep those of a group; not where an ephemeral system prompt is in them."""
 
 
 class ProcessReport(Value):
@@ -133,6 +136,7 @@ class RowFile:
             self._lost += len(group.failed)
             if not group.scored:
                 return
+            group = group if config.token_ids else without_tokens(group)
             selected = select(group, config, self._seen)
             rows = rows_of(group, selected.kept, config.form)
             end = append_whole(self._rows, "".join(json.dumps(row, ensure_ascii=False) + "\n" for row in rows).encode())

@@ -50,7 +50,7 @@ async def _process(arguments: argparse.Namespace, file: RunFile, settings: Setti
     from environments.data_formats import write_parquet
     from environments.process import ProcessConfig, generate
     from environments.selection import Selection
-    from services.arena import make_environment, open_arena
+    from services.arena import RolloutsConfig, make_environment, open_arena
     from services.commands.cost import Cost
     from services.commands.counter import Counter
     from services.openai_section import served_by
@@ -58,6 +58,7 @@ async def _process(arguments: argparse.Namespace, file: RunFile, settings: Setti
 
     wanted = {key: getattr(arguments, key) for key in (*Selection.model_fields, "groups", "group_size")}
     wanted |= {"form": arguments.format, "concurrent_groups": arguments.concurrent}
+    wanted["token_ids"] = not file.section("rollouts", RolloutsConfig).ephemeral_system_prompt.strip()
     config = validated(ProcessConfig, wanted, "natgym process")
     parquet = arguments.out.suffix == ".parquet"
     if "resamples" not in file.sections().policy:
