@@ -24,7 +24,7 @@ from services.rollout_api.atropos_state import (
     Sender,
 )
 from services.rollout_api.base import Parcel
-from services.rollout_api.bodies import JSON, media_type_of, read_body, read_model
+from services.rollout_api.bodies import JSON, has_left, media_type_of, read_body, read_model
 from services.rollout_api.compression import body_of
 from services.rollout_api.messages import GroupFilter, GroupState, TakeBatch
 from services.rollout_api.queue import GroupQueue
@@ -117,7 +117,7 @@ class AtroposRoutes:
     async def post_scored_data(self, request: Request) -> Response:
         """Accepts a group."""
         await self._accept(request, [check_group(await self._read(request))])
-        return JSONResponse({"status": "received"})
+        return Response(b'{"status":"received"}', media_type=JSON)
 
     async def post_scored_data_list(self, request: Request) -> Response:
         """Accepts groups, all of them or none."""
@@ -221,7 +221,7 @@ class AtroposRoutes:
                 posted.append(await self._posts.put(self._parcel(group), self._put))
                 self._latest = group.body
         finally:
-            if len(posted) < len(groups) or await request.is_disconnected():
+            if len(posted) < len(groups) or has_left(request):
                 for content in posted:
                     self._posts.unanswered(content)
 

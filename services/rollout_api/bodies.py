@@ -47,6 +47,18 @@ async def read_body(request: Request, max_bytes: int) -> bytes:
     return await asyncio.to_thread(inflated, body, encoding, max_bytes)
 
 
+def has_left(request: Request) -> bool:
+    """Whether the client of a request that was read has gone. Does not wait: it takes one step of asking, and no more."""
+    asking = request.receive().__await__()
+    try:
+        next(asking)
+    except StopIteration as answered:
+        return answered.value["type"] == "http.disconnect"
+    finally:
+        asking.close()
+    return False
+
+
 async def read_model(request: Request, kind: type[M], max_bytes: int) -> M:
     """The body as a model of that type.
 

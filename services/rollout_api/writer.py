@@ -19,7 +19,7 @@ T = TypeVar("T")
 Operation = Callable[[Transaction], T]
 Publish = Callable[[Snapshot, Sequence[Event]], None]
 MAX_TOGETHER = 256
-GATHER_SECONDS = 0.004  # that a commit waits for posts that are on their way: it costs as much as several of them
+GATHER_SECONDS = 0.008  # that a commit waits for posts that are on their way: it costs as much as several of them
 MAX_WAITING = 4096  # operations, each with the body that it writes
 
 log = get_logger("rollout_api")
