@@ -118,8 +118,8 @@ class AgentLoop:
             episode.record.turns.append(_turn_of(completion, answers, seconds))
 
     async def _complete(self, episode: Episode) -> Completion:
-        request = CompletionRequest(episode.id, episode.task, tuple(episode.record.turns))
         limit = asyncio.timeout(self._limits.generation_seconds)
+        request = CompletionRequest(episode.id, episode.task, tuple(episode.record.turns), lambda: _standing_still(limit))
         with episode.record.timed("generation", self._clock), boundary(PolicyError, "policy.complete"):
             try:
                 async with limit:
@@ -159,6 +159,18 @@ class AgentLoop:
         answers.observations.append(_told(call, text))
         answers.mistakes += not used
         return used and tool.ends_episode
+
+
+@contextmanager
+def _standing_still(limit: asyncio.Timeout) -> Iterator[None]:
+    """The limit does not run down in the block."""
+    clock, ends = asyncio.get_running_loop().time, limit.when()
+    left = ends - clock() if ends is not None else 0.0
+    limit.reschedule(None)
+    try:
+        yield
+    finally:
+        limit.reschedule(clock() + left)
 
 
 async def _use(tool: Tool, context: ToolContext, call: ToolCall) -> tuple[str, bool]:

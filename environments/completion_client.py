@@ -6,6 +6,7 @@ of what it costs httpx, whose pool looks at every connection for every request.
 
 import json
 from collections.abc import Callable, Mapping
+from contextlib import nullcontext
 from email.utils import parsedate_to_datetime
 from typing import NamedTuple, Self, TypeVar
 from urllib.parse import urlsplit
@@ -18,7 +19,7 @@ from core.clock import Clock, SystemClock
 from core.errors import PolicyError
 from core.logs import get_logger
 from core.types import JsonObject
-from environments.concurrency import ConcurrencyLimit, Slot
+from environments.concurrency import ConcurrencyLimit, Slot, Waits
 from environments.policy import Load, PolicyConfig
 
 T = TypeVar("T")
@@ -89,14 +90,15 @@ class CompletionClient:
         """How much the server is asked at the moment."""
         return self._limit.load()
 
-    async def post(self, path: str, body: JsonObject, read: Callable[[JsonObject], T]) -> T:
+    async def post(self, path: str, body: JsonObject, read: Callable[[JsonObject], T], waits: Waits = nullcontext) -> T:
         """What `read` makes of the answer, a JSON object; it raises NoCompletion for one that has to be asked for again.
 
+        `waits` is entered while others are before this one in the line.
         Raises Refused for a status that asking again would not change, PolicyError where no answer came or none of use.
         """
         data, problem = _dumped(body), ""
         for attempt in range(self._attempts):
-            async with self._limit.slot() as slot:
+            async with self._limit.slot(waits) as slot:
                 found = await self._attempt(path, data, read, slot)
             if not isinstance(found, _Again):
                 return found

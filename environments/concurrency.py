@@ -9,13 +9,15 @@ request, and faster for all of them.
 
 import asyncio
 from collections import deque
-from collections.abc import AsyncIterator
-from contextlib import asynccontextmanager, suppress
+from collections.abc import AsyncIterator, Callable
+from contextlib import AbstractContextManager, asynccontextmanager, nullcontext, suppress
 from math import inf, sqrt
 
 from core.clock import Clock, SystemClock
 from core.logs import get_logger
 from environments.policy import Load
+
+Waits = Callable[[], AbstractContextManager[object]]
 
 log = get_logger("policy")
 
@@ -54,23 +56,24 @@ class ConcurrencyLimit:
         return Load(in_flight=self._in_flight, allowed=self.allowed, most=self._most, waiting=len(self._waiting))
 
     @asynccontextmanager
-    async def slot(self) -> AsyncIterator["Slot"]:
-        """Wait for a turn and hold it for the length of the block."""
-        await self._enter()
+    async def slot(self, waits: Waits = nullcontext) -> AsyncIterator["Slot"]:
+        """Wait for a turn, in the block that `waits` opens, and hold it for the length of this one."""
+        await self._enter(waits)
         self._started += 1
         try:
             yield Slot(self, self._started, self._clock.monotonic())
         finally:
             self._leave()
 
-    async def _enter(self) -> None:
+    async def _enter(self, waits: Waits) -> None:
         if self._in_flight < self.allowed and not self._waiting:
             self._in_flight += 1
             return
         turn = asyncio.get_running_loop().create_future()
         self._waiting.append(turn)
         try:
-            await turn
+            with waits():
+                await turn
         except asyncio.CancelledError:
             if turn.done() and not turn.cancelled():  # the turn had come: it is the next one's now
                 self._leave()

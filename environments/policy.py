@@ -5,7 +5,8 @@ number of episodes at once and a request can be repeated.
 """
 
 from collections.abc import Callable
-from dataclasses import dataclass
+from contextlib import AbstractContextManager, nullcontext
+from dataclasses import dataclass, field
 from enum import StrEnum
 from pathlib import Path
 from typing import NamedTuple, Protocol, Self, runtime_checkable
@@ -27,6 +28,8 @@ class CompletionRequest:
     episode_id: str
     task: Task
     turns: tuple[Turn, ...] = ()
+    waits: Callable[[], AbstractContextManager[object]] = field(default=nullcontext, compare=False)
+    """Entered while the request waits for its turn on this side: that time is not the server's."""
 
 
 class Usage(NamedTuple):

@@ -27,8 +27,8 @@ class ServerPolicy:
 
     async def complete(self, request: CompletionRequest) -> Completion:
         """The next turn; see Policy."""
-        tools = request.task.tools
-        return await self._client.post("/v1/chat/completions", self._body(request), lambda answer: _read(answer, tools))
+        body, tools = self._body(request), request.task.tools
+        return await self._client.post("/v1/chat/completions", body, lambda answer: _read(answer, tools), request.waits)
 
     def load(self) -> Load:
         """See HasLoad."""

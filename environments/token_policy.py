@@ -65,7 +65,7 @@ class TokenPolicy:
         if room < 1:
             raise OutOfTokens
         body, vocab_size = self._body(request.episode_id, prompt, room), self._reader.renderer.vocab_size
-        sampled = await self._client.post("/generate", body, lambda answer: _read_answer(answer, vocab_size))
+        sampled = await self._client.post("/generate", body, lambda answer: _read_answer(answer, vocab_size), request.waits)
         return self._completion(prompt, sampled, request)
 
     def load(self) -> Load:

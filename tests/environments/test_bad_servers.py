@@ -10,6 +10,7 @@ from core.types import JsonObject, StopReason, Trajectory
 from environments.agent_loop import EpisodeLimits
 from environments.completion_client import CompletionClient
 from environments.episode import Arena, run_episode
+from environments.group import run_group
 from environments.policy import Policy, PolicyConfig, PolicyKind
 from environments.server_policy import ServerPolicy
 from environments.token_policy import Reader, TokenPolicy
@@ -131,6 +132,16 @@ async def test_a_call_that_cannot_be_read_is_answered_and_counted(kind: PolicyKi
         trajectory, _ = await play(policy_of(kind, server, renderer, QuickClock()))
     assert [turn.malformed for turn in trajectory.turns] == [1, 0]
     assert trajectory.turns[0].observations[0].content
+
+
+@pytest.mark.parametrize("kind", PHASES)
+async def test_waiting_in_the_line_for_a_server_is_not_counted_as_its_slowness(kind: PolicyKind, renderer: Renderer):
+    async with broken_server([HANGS], [said(kind, renderer, "Done.")]) as server:
+        policy = policy_of(kind, server, renderer, QuickClock(), max_concurrency=1)
+        arena = Arena(SUMS, policy, FakeBackend(), EpisodeLimits(generation_seconds=3))
+        group = await run_group(arena, SUMS.task(2), 2)
+        await policy.aclose()
+    assert [one.failure and one.failure.message for one in group.trajectories] == ["no completion within 3 s", None]
 
 
 async def test_a_wait_that_is_named_by_a_date_is_kept(renderer: Renderer):
