@@ -8,7 +8,7 @@ import socket
 import subprocess
 import time
 from collections.abc import AsyncIterator, Iterator
-from contextlib import ExitStack, asynccontextmanager, contextmanager
+from contextlib import ExitStack, asynccontextmanager, contextmanager, suppress
 from functools import cache
 from pathlib import Path
 from tempfile import TemporaryDirectory
@@ -18,6 +18,7 @@ import pytest
 from backends.base import Capabilities
 from backends.docker import DockerBackend
 from core.errors import MissingRuntime
+from tests.backends.processes import processes_with
 
 RUNNING = Path("/var/run/docker.sock")
 START_SECONDS = 60
@@ -123,13 +124,34 @@ class OwnDaemon:
                 raise MissingRuntime(f"dockerd does not start here: {last}")
             time.sleep(0.1)
 
-    def end(self, number: signal.Signals = signal.SIGTERM) -> None:
-        """End it by that signal."""
+    def kill(self) -> None:
+        """Kill it, and the containerd that it started, or another would wait for that one in vain. What runs below stays."""
+        assert self._process is not None
+        self._process.kill()
+        self._process.wait()
+        containerd = str(self._directory / "exec/containerd/containerd.toml")
+        deadline = time.monotonic() + END_SECONDS
+        while (found := processes_with(containerd)) and time.monotonic() < deadline:
+            for pid in found:
+                with suppress(ProcessLookupError):
+                    os.kill(pid, signal.SIGKILL)
+            time.sleep(0.05)
+        # where nobody reaps orphans, its pid seems alive for ever
+        (self._directory / "exec/containerd/containerd.pid").unlink(missing_ok=True)
+
+    def end(self) -> None:
+        """End it, with all that it started."""
         if self._process is None:
             return
-        self._process.send_signal(number)
+        self._process.terminate()
         try:
             self._process.wait(END_SECONDS)
         except subprocess.TimeoutExpired:
             self._process.kill()
             self._process.wait()
+        for pid in processes_with(str(self._directory)):  # of one that was killed and not started again
+            with suppress(ProcessLookupError):
+                os.kill(pid, signal.SIGKILL)
+        for line in reversed(Path("/proc/self/mounts").read_text(encoding="utf-8").splitlines()):
+            if (place := line.split()[1]).startswith(str(self._directory)):
+                subprocess.run(["umount", "--lazy", place], check=False)

@@ -4,7 +4,6 @@ import asyncio
 import json
 import os
 import shutil
-import signal
 import sys
 from collections.abc import AsyncIterator
 from pathlib import Path
@@ -19,7 +18,7 @@ from backends.images.host_root import system_binds
 from backends.owner import LABEL, TOKEN_LABEL, this_owner
 from core.errors import MissingRuntime
 from tests.backends.dockerd import OwnDaemon, docker
-from tests.backends.processes import gone, processes_with
+from tests.backends.processes import gone
 
 
 @pytest.fixture
@@ -92,7 +91,7 @@ async def test_a_daemon_that_dies_loses_its_sandboxes_and_serves_again_when_it_i
             sandbox = await backend.create(SandboxSpec())
             running = asyncio.create_task(sandbox.exec(["sleep", mark], timeout_seconds=4000))
             assert await sandbox.alive()
-            daemon.end(signal.SIGKILL)
+            daemon.kill()
             with pytest.raises(SandboxLost) as lost:
                 await running
             assert lost.value.maybe_executed
@@ -111,8 +110,6 @@ async def test_a_daemon_that_dies_loses_its_sandboxes_and_serves_again_when_it_i
         finally:
             await backend.aclose()
             daemon.end()
-            for pid in processes_with(directory):  # of a daemon that was not started again
-                os.kill(pid, signal.SIGKILL)
 
 
 async def test_reap_spares_the_living_and_the_young(backend: DockerBackend):
