@@ -8,7 +8,7 @@ from select import EPOLLIN, EPOLLOUT, epoll
 
 from backends.agent.frames import pack
 from backends.agent.nannies import Command, Nanny, order_for
-from backends.agent.processes import Setup, Suppressed, kill, only_nannies, strays
+from backends.agent.processes import Setup, Suppressed, kill, orphans, strays
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -20,6 +20,7 @@ PARKED = 4
 """How many nannies are kept while they have nothing to do."""
 PURGE_SECONDS = 5.0
 PURGE_PAUSE_SECONDS = 0.0002
+QUICK_LOOKS = 20
 
 
 class Refused(Exception):
@@ -123,18 +124,21 @@ class Loop:
 
     def purge(self) -> None:
         """Kill and reap whatever belongs to no job. Ends the agent, and so the sandbox, if something will not die."""
-        started = time.monotonic()
+        started, looks = time.monotonic(), 0
         while self._strays_after_reaping():
-            waited = time.monotonic() - started
+            waited, looks = time.monotonic() - started, looks + 1
             if self.setup.isolated and (not self.jobs or waited > PURGE_SECONDS / 2):
                 # one system call that no fork slips through; against a fork bomb it is worth the other jobs
                 kill(-1)
             else:
-                for pid in strays(os.getpid(), set(self._nannies)):
+                # one that forks and ends, again and again, is caught only by who looks and strikes faster than it does
+                found = orphans(self._nannies) if looks % QUICK_LOOKS else None
+                for pid in strays(os.getpid(), self._nannies) if found is None else found:
                     kill(pid)
             if waited > PURGE_SECONDS:
                 os._exit(3)
-            time.sleep(PURGE_PAUSE_SECONDS)
+            if not looks % QUICK_LOOKS:
+                time.sleep(PURGE_PAUSE_SECONDS)
 
     def end(self) -> NoReturn:
         """The host is gone or has let go: take everything along. What is isolated ends with its first process."""
@@ -189,7 +193,7 @@ class Loop:
             except ChildProcessError:
                 return False
             if pid == 0:
-                return not self._nannies or not only_nannies(set(self._nannies))
+                return not self._nannies or orphans(self._nannies) != []
             if pid in self._nannies:
                 self._statuses[pid] = status
 

@@ -12,6 +12,7 @@ from backends.agent.landlock import Walls
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
+    from collections.abc import Collection
     from types import TracebackType
 
 PR_SET_DUMPABLE, PR_SET_CHILD_SUBREAPER = 4, 36
@@ -82,17 +83,19 @@ def kill(pid: int) -> None:
         os.kill(pid, SIGKILL)
 
 
-def only_nannies(nannies: set[int]) -> bool:
-    """Whether our children are these and no others, as far as the kernel lists children. Orphans become our children first,
-    so a stray has its topmost process among them."""
+def orphans(nannies: Collection[int]) -> list[int] | None:
+    """Our children that are none of these, as far as the kernel lists children; None where it does not.
+
+    Whatever escapes becomes our child first, so a stray has its topmost process among them.
+    """
     try:
         with open(f"/proc/self/task/{os.getpid()}/children", "rb") as file:
-            return {int(pid) for pid in file.read().split()} <= nannies
+            return [pid for pid in map(int, file.read().split()) if pid not in nannies]
     except OSError:
-        return False  # a kernel without such lists: look at every process
+        return None
 
 
-def strays(root: int, nannies: set[int]) -> list[int]:
+def strays(root: int, nannies: Collection[int]) -> list[int]:
     """Descendants of `root` that are not below one of `nannies`, from one look at /proc."""
     children: dict[int, list[int]] = {}
     for name in os.listdir("/proc"):
