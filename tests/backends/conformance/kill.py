@@ -82,13 +82,6 @@ async def a_child_that_holds_the_output_open_holds_nothing_up(place: Place):
 
 
 @case()
-async def a_comment_at_the_end_of_a_command_is_no_way_to_hide(place: Place):
-    command, mark = sleeper()
-    await place.sh(f"setsid {command} & {command} # {mark}", timeout_seconds=1)
-    assert processes_with(mark) == []
-
-
-@case()
 async def the_end_of_one_command_spares_another(place: Place):
     slow = asyncio.create_task(place.sh("sleep 2; echo alive", timeout_seconds=60))
     await place.sh("setsid sleep 4000", timeout_seconds=0.5)
