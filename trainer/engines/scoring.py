@@ -115,7 +115,8 @@ class Scorer(torch.nn.Module):
     def _scores(self, chosen: Tensor, targets: Tensor) -> tuple[Tensor, Tensor]:
         with self._autocast(chosen.device):
             logits = _head(self.model)(chosen) if self.plain_head else chosen
-        log_p = torch.log_softmax(logits.float() / self._temperature, dim=-1)
+        scaled = logits.float() if self._temperature == 1.0 else logits.float() / self._temperature
+        log_p = torch.log_softmax(scaled, dim=-1)
         with torch.no_grad():
             entropy = -(log_p.exp() * log_p).sum(dim=-1)
         return log_p.gather(-1, targets[:, None]).squeeze(-1), entropy
