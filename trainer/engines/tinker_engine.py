@@ -1,7 +1,7 @@
 """Training at a Tinker service: adapters, gradients and the optimiser are there, the loop and the checkpoints' names here.
 
 A loss that the service knows takes one pass of the model; any other is computed here from the service's logprobs, and
-its derivative goes back through the likelihood: two passes. Weights never come here; who samples does so there, too.
+its derivative goes back as advantages: two passes. Weights never come here; who samples does so there, too.
 """
 
 import math
@@ -22,15 +22,17 @@ from trainer.algorithms.base import AdamParams, Algorithm, LossFunction
 from trainer.batch import Batch
 from trainer.engines.base import MODEL_FOLDER, EngineConfig, Pass
 from trainer.engines.tinker_losses import (
+    DERIVATIVE,
     LIKELIHOOD,
+    derivative_rows,
     derived,
     predictions_from,
     rows_for,
+    scales,
     service_loss,
     unweighted_rows,
-    weighted_rows,
 )
-from trainer.engines.tinker_service import KEY_VARIABLE, TinkerModel, TinkerService, TinkerSnapshot
+from trainer.engines.tinker_service import KEY_VARIABLE, ServiceLoss, TinkerModel, TinkerService, TinkerSnapshot
 
 log = get_logger("tinker_engine")
 STATE_FILE = "tinker.json"
@@ -46,6 +48,7 @@ class TinkerEngineConfig(EngineConfig):
     rank: int = Field(default=32, ge=1, description="of the adapters that are trained")
     seed: int = Field(default=0, description="of their first weights")
     exact_loss: bool = Field(default=False, description="our formula even where the service has one: 1.5 times the work")
+    mean_losses: bool = Field(default=False, description="the service takes means over a row and rows, as skyrl's JAX does")
     max_length: int = Field(default=4096, ge=2, description="tokens of a row, and of prompt and completion together")
     max_requests: int = Field(default=256, ge=1, description="completions at once; more are told to come again")
     call_seconds: float = Field(default=600.0, gt=0, description="longest wait for one answer")
@@ -151,12 +154,13 @@ class TinkerEngine:
 
     def _submit(self, batch: Batch, loss: LossFunction, tokens: int) -> Callable[[], Pass]:
         """Have the gradient added; call what comes back to wait, and to learn what was measured."""
-        known = None if self.config.exact_loss else service_loss(loss)
+        known, scale = _known(self.config, loss), scales(batch, means=self.config.mean_losses)
         if known is not None:
-            answer = self._model.forward_backward(rows_for(batch, known, tokens), known)
+            answer = self._model.forward_backward(rows_for(batch, known, tokens, scale), known)
             return lambda: derived(batch, loss, tokens, answer())[0]
-        measured, weights = derived(batch, loss, tokens, self._model.forward(unweighted_rows(batch)))
-        added = self._model.forward_backward(weighted_rows(batch, weights), LIKELIHOOD)
+        logprobs = self._model.forward(unweighted_rows(batch))
+        measured, weights = derived(batch, loss, tokens, logprobs)
+        added = self._model.forward_backward(derivative_rows(batch, logprobs, weights, scale), DERIVATIVE)
 
         def done() -> Pass:
             added()
@@ -191,9 +195,9 @@ class TinkerEngine:
 def plan(source: Path, config: TinkerEngineConfig, algorithm: Algorithm) -> dict[str, str]:
     """What a run would do at the service, told without asking it. Raises ConfigError."""
     _refuse_reference(algorithm.needs_reference)
-    known = None if config.exact_loss else service_loss(algorithm.loss)
+    known = _known(config, algorithm.loss)
     settings = ", ".join(f"{name} {value:g}" for name, value in (known.settings if known else {}).items())
-    here = "ours, computed here: two passes, the second as cross_entropy"
+    here = "ours, computed here: two passes, the second as importance_sampling"
     return {
         "service": config.base_url or "TINKER_BASE_URL, else Tinker's own",
         "key": f"{KEY_VARIABLE} is {'set' if read_secret(KEY_VARIABLE) else 'not set: the run will not start'}",
@@ -202,6 +206,13 @@ def plan(source: Path, config: TinkerEngineConfig, algorithm: Algorithm) -> dict
         "loss": here if known is None else f"{known.name}{f' ({settings})' if settings else ''}: one pass at the service",
         "memory": "next to none here: no model is loaded",
     }
+
+
+def _known(config: TinkerEngineConfig, loss: LossFunction) -> ServiceLoss | None:
+    """What the service computes in one pass; None where the loss is computed here."""
+    known = None if config.exact_loss else service_loss(loss)
+    # a mean of the likelihood is the same whatever its weights are multiplied by, so it cannot be undone
+    return None if known == LIKELIHOOD and config.mean_losses else known
 
 
 def _refuse_reference(wanted: bool) -> None:

@@ -1,7 +1,7 @@
 """Our losses as a Tinker service computes them, and a batch as the rows that it takes.
 
-The service adds a row's token losses up; what divides them is in the advantages, so that shares of a step add up to the
-same mean as elsewhere. Source of its losses: https://tinker-docs.thinkingmachines.ai/losses.
+Tinker adds token losses up; what divides them is in the advantages, so that shares of a step add up to the same mean as
+elsewhere. A service that takes means of them (`scales`) is given advantages that undo it. Source of its losses: https://tinker-docs.thinkingmachines.ai/losses.
 """
 
 from collections.abc import Mapping, Sequence
@@ -20,7 +20,9 @@ from trainer.engines.base import Pass
 from trainer.engines.tinker_service import Row, ServiceLoss
 
 LIKELIHOOD = ServiceLoss("cross_entropy", {})
-"""-sum of weight times log p: whatever loss is computed here goes back through it."""
+"""-sum of weight times log p."""
+DERIVATIVE = ServiceLoss("importance_sampling", {})
+"""Against the logprobs of the moment its ratio is 1 and its gradient the advantages: so a loss of ours goes back."""
 
 
 def service_loss(loss: LossFunction) -> ServiceLoss | None:
@@ -43,26 +45,32 @@ def service_loss(loss: LossFunction) -> ServiceLoss | None:
             return None
 
 
-def rows_for(batch: Batch, loss: ServiceLoss, tokens: int) -> list[Row]:
+def scales(batch: Batch, *, means: bool) -> Tensor:
+    """What each row's advantages are multiplied by, (B, 1): 1, or what undoes a mean over its tokens and then over rows."""
+    return (batch.lengths[:, None] - 1) * float(len(batch)) if means else torch.ones(len(batch), 1)
+
+
+def rows_for(batch: Batch, loss: ServiceLoss, tokens: int, scale: Tensor) -> list[Row]:
     """The rows of a batch for that loss; every other token counts nothing.
 
-    A token's share is its advantage times its weight over the step's tokens.
+    A token's share is its advantage times its weight over the step's tokens, times its row's scale (B, 1).
     """
     shares = torch.where(batch.loss_mask, batch.advantages * batch.weights / max(tokens, 1), 0.0)
     if loss.name == LIKELIHOOD.name:
-        return weighted_rows(batch, shares)
+        return _rows(batch, {"weights": shares})
     old = torch.where(batch.loss_mask, batch.old_logprobs, 0.0)
-    return _rows(batch, {"logprobs": old, "advantages": shares})
+    return _rows(batch, {"logprobs": old, "advantages": shares * scale})
 
 
-def weighted_rows(batch: Batch, weights: Tensor) -> list[Row]:
-    """The rows of a batch for the likelihood, each token with its weight, (B, T)."""
-    return _rows(batch, {"weights": weights})
+def derivative_rows(batch: Batch, logprobs: Sequence[Sequence[float]], weights: Tensor, scale: Tensor) -> list[Row]:
+    """The rows whose gradient is that of -sum of weight (B, T) times log p, by `DERIVATIVE`; the logprobs are the service's."""
+    now = torch.where(batch.loss_mask, _spread(batch, logprobs), 0.0)
+    return _rows(batch, {"logprobs": now, "advantages": weights * scale})
 
 
 def unweighted_rows(batch: Batch) -> list[Row]:
     """The rows of a batch for their logprobs alone."""
-    return weighted_rows(batch, torch.zeros(batch.token_ids.shape))
+    return _rows(batch, {"weights": torch.zeros(batch.token_ids.shape)})
 
 
 def derived(batch: Batch, loss: LossFunction, tokens: int, logprobs: Sequence[Sequence[float]]) -> tuple[Pass, Tensor]:
@@ -89,13 +97,17 @@ def predictions_from(batch: Batch, logprobs: Sequence[Sequence[float]]) -> Predi
     It tells no distribution: entropy is estimated by -log p of the tokens that there are, right in the mean on policy.
     Raises TrainingError where a logprob of a completion token is not finite.
     """
-    values = torch.zeros(batch.token_ids.shape)
-    for row, found in enumerate(logprobs):
-        values[row, 1 : len(found) + 1] = torch.tensor(found)
-    values = torch.where(batch.loss_mask, values, 0.0)
+    values = torch.where(batch.loss_mask, _spread(batch, logprobs), 0.0)
     if not torch.isfinite(values).all():
         raise TrainingError("the Tinker service answered a logprob that is not finite; the batch was not learned from")
     return Predictions(values.requires_grad_(), -values.detach())
+
+
+def _spread(batch: Batch, logprobs: Sequence[Sequence[float]]) -> Tensor:
+    values = torch.zeros(batch.token_ids.shape)
+    for row, found in enumerate(logprobs):
+        values[row, 1 : len(found) + 1] = torch.tensor(found)
+    return values
 
 
 def _clips(low: float, high: float) -> dict[str, float]:

@@ -29,7 +29,7 @@ from trainer.algorithms.rloo import RLOO
 from trainer.algorithms.sft import SFT
 from trainer.batch import Batch, collate
 from trainer.engines.tinker_engine import TinkerEngine, TinkerEngineConfig
-from trainer.engines.tinker_losses import derived, rows_for, service_loss
+from trainer.engines.tinker_losses import DERIVATIVE, derivative_rows, derived, rows_for, scales, service_loss
 from trainer.engines.tinker_service import Row
 
 KEY = "tml-a-key-that-nobody-may-read"
@@ -187,7 +187,7 @@ def test_rows_hold_each_token_with_the_one_before_it_and_count_completion_tokens
     batch = batch_with_old_logprobs()
     loss = service_loss(GRPO().loss)
     assert loss is not None
-    rows = rows_for(batch, loss, tokens=50)
+    rows = rows_for(batch, loss, 50, scales(batch, means=False))
     for row, length in enumerate(batch.lengths.tolist()):
         ids, mask = batch.token_ids[row, :length], batch.loss_mask[row, 1:length]
         assert (rows[row].inputs, rows[row].targets) == (ids[:-1].tolist(), ids[1:].tolist())
@@ -232,9 +232,25 @@ def test_a_services_loss_has_the_gradient_of_ours(algorithm: Algorithm):
     moved = batch.logprobs + (torch.rand(batch.logprobs.shape, generator=generator) - 0.5)
     seen = [moved[row, 1:length] for row, length in enumerate(batch.lengths.tolist())]
     _, ours = derived(batch, algorithm.loss, batch.tokens, [one.tolist() for one in seen])
-    for row, (one, logprobs) in enumerate(zip(rows_for(batch, told, batch.tokens), seen, strict=True)):
+    rows = rows_for(batch, told, batch.tokens, scales(batch, means=False))
+    for row, (one, logprobs) in enumerate(zip(rows, seen, strict=True)):
         leaf = logprobs.double().requires_grad_()
         service_formula(told.name, one, dict(told.settings), leaf).backward()
+        assert leaf.grad is not None
+        # float32 against float64
+        torch.testing.assert_close(-leaf.grad.float(), ours[row, 1 : len(leaf) + 1], atol=1e-6, rtol=1e-5)
+
+
+@pytest.mark.parametrize("means", [False, True])
+def test_a_loss_of_ours_goes_back_as_advantages_at_the_ratio_one(means: bool):
+    batch, loss = batch_with_old_logprobs(), GSPO().loss
+    seen = [batch.logprobs[row, 1:length] for row, length in enumerate(batch.lengths.tolist())]
+    _, ours = derived(batch, loss, batch.tokens, [one.tolist() for one in seen])
+    rows = derivative_rows(batch, [one.tolist() for one in seen], ours, scales(batch, means=means))
+    for row, (one, logprobs) in enumerate(zip(rows, seen, strict=True)):
+        leaf = logprobs.double().requires_grad_()
+        value = service_formula(DERIVATIVE.name, one, {}, leaf)
+        (value / (len(leaf) * len(rows)) if means else value).backward()
         assert leaf.grad is not None
         # float32 against float64
         torch.testing.assert_close(-leaf.grad.float(), ours[row, 1 : len(leaf) + 1], atol=1e-6, rtol=1e-5)
