@@ -27,7 +27,7 @@ class TrainerServerConfig(TrainerConfig):
     report_to: tuple[str, ...] = Field(default=(), description="beside metrics.jsonl: tensorboard, wandb")
     stuck_after_seconds: float = Field(default=180.0, gt=0, description="what stands still for so long is named in the log")
     inference: LocalEngineConfig = LocalEngineConfig()
-    external: ExternalConfig | None = Field(default=None, description="SGLang or vLLM servers that sample instead of this process")
+    external: ExternalConfig | None = Field(default=None, description="servers that sample in place of this process")
 
     @model_validator(mode="after")
     def _samples_where_it_trains(self) -> Self:
