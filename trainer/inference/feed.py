@@ -60,6 +60,16 @@ class Feed:
             hidden = hidden | (reach <= positions - window)
         return torch.zeros(hidden.shape, dtype=dtype, device=positions.device).masked_fill_(hidden, -torch.inf)
 
+    def places(self, kv_heads: int, length: int) -> Tensor:
+        """Where the keys of these tokens go in a layer of the slab seen as (rows * kv_heads * length, head_dim)."""
+        heads = torch.arange(kv_heads, device=self.rows.device)
+        return ((self.rows.unsqueeze(1) * kv_heads + heads) * length + self.positions.unsqueeze(1)).flatten()
+
+    def write(self, k: Tensor, v: Tensor, cache: tuple[Tensor, Tensor], places: Tensor) -> None:
+        """Keys and values (T, kv_heads, head_dim) into one layer of the slab. One list of places serves all layers."""
+        for part, new in zip(cache, (k, v), strict=True):
+            part.view(-1, part.shape[-1]).index_copy_(0, places, new.to(part.dtype).reshape(-1, part.shape[-1]))
+
     def attend(self, q: Tensor, bias: Tensor, cache: tuple[Tensor, Tensor], softcap: float | None = None) -> Tensor:
         """What each token gathers from its row, (T, heads * head_dim), from scaled queries (T, heads, head_dim).
 

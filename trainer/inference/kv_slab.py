@@ -16,6 +16,11 @@ KEPT_TOKENS = 512
 MAP_NORESERVE = 0x4000  # of Linux on x86-64 and arm64; Python 3.13 names it
 
 
+def cache_dtype(device: str, dtype: torch.dtype) -> torch.dtype:
+    """Of keys and values for a model of that type: products of single rows are slow on a CPU in 16 bits."""
+    return torch.float32 if device == "cpu" else dtype
+
+
 class SlabShape(NamedTuple):
     """`rows` requests of at most `length` tokens each."""
 

@@ -12,7 +12,7 @@ from torch import Tensor
 from transformers import AttentionInterface, PreTrainedModel
 
 from trainer.inference.feed import Feed
-from trainer.inference.kv_slab import KVSlab, SlabShape
+from trainer.inference.kv_slab import KVSlab, SlabShape, cache_dtype
 from trainer.inference.model_weights import assign_state, longest
 
 ATTENTION = "natgym_slab"
@@ -25,15 +25,15 @@ class _Step:
 
     feed: Feed
     slab: KVSlab
+    places: Tensor
     biases: dict[int | None, Tensor] = field(default_factory=dict)
 
     def attend(self, layer: int, q: Tensor, k: Tensor, v: Tensor, window: int | None, softcap: float | None) -> Tensor:
         feed, cache = self.feed, (self.slab.k[layer], self.slab.v[layer])
-        cache[0][feed.rows, :, feed.positions] = k
-        cache[1][feed.rows, :, feed.positions] = v
+        feed.write(k, v, cache, self.places)
         if window not in self.biases:
-            self.biases[window] = feed.bias(q.dtype, window)
-        return feed.attend(q, self.biases[window], cache, softcap)
+            self.biases[window] = feed.bias(cache[0].dtype, window)
+        return feed.attend(q.to(cache[0].dtype), self.biases[window], cache, softcap).to(q.dtype)
 
 
 _STEP: ContextVar[_Step] = ContextVar("step")
@@ -79,13 +79,15 @@ class PackedDecoder:
 
     def slab(self, rows: int, max_length: int) -> KVSlab:
         """See Decoder."""
-        return KVSlab(self._shape._replace(rows=rows, length=max_length), self.device, self._model.dtype)
+        return KVSlab(
+            self._shape._replace(rows=rows, length=max_length), self.device, cache_dtype(self.device, self._model.dtype)
+        )
 
     @torch.inference_mode()
     def forward(self, feed: Feed, slab: KVSlab) -> Tensor:
         """See Decoder."""
         slab.reserve(feed.length)
-        token = _STEP.set(_Step(feed, slab))
+        token = _STEP.set(_Step(feed, slab, feed.places(slab.k.shape[2], slab.length)))
         try:
             made = self._model(
                 input_ids=feed.ids.unsqueeze(0),

@@ -16,7 +16,7 @@ from core.config import read_file, validated
 from core.errors import ConfigError, TrainingError
 from core.types import JsonObject, Value
 from trainer.inference.feed import Feed
-from trainer.inference.kv_slab import KVSlab, SlabShape
+from trainer.inference.kv_slab import KVSlab, SlabShape, cache_dtype
 
 
 class Qwen3Config(Value):
@@ -66,6 +66,8 @@ class Layer:
     qkv: Tensor
     q_norm: Tensor
     k_norm: Tensor
+    qk_norm: Tensor
+    """q_norm for each head of queries and k_norm for each of keys, so that one product serves them."""
     o: Tensor
     post_norm: Tensor
     gate_up: Tensor
@@ -105,44 +107,35 @@ class Qwen3:
                 raise TrainingError(f"weights {name}: expected shape {tuple(place.shape)}, found {tuple(weights[name].shape)}")
         for name, place in self._places.items():
             place.copy_(weights[name])
+        for layer in self.layers:
+            layer.qk_norm[: self.config.num_attention_heads] = layer.q_norm
+            layer.qk_norm[self.config.num_attention_heads :] = layer.k_norm
 
     def slab(self, rows: int, max_length: int) -> KVSlab:
         """An empty slab for that many requests of at most `max_length` tokens. Raises ConfigError."""
         config = self.config
         shape = SlabShape(config.num_hidden_layers, rows, config.num_key_value_heads, max_length, config.head_dim)
-        return KVSlab(shape, self.device, self.dtype)
+        return KVSlab(shape, self.device, cache_dtype(self.device, self.dtype))
 
     def forward(self, feed: Feed, slab: KVSlab) -> Tensor:
         """Logits after the last token of each row, (count, vocab); keys and values of all tokens go to the slab."""
         slab.reserve(feed.length)
-        eps, bias = self.config.rms_norm_eps, feed.bias(self.dtype)
+        eps, bias = self.config.rms_norm_eps, feed.bias(slab.k.dtype)
         rotation = self._cos[feed.positions], self._sin[feed.positions]
+        places = feed.places(slab.k.shape[2], slab.length)
         x = self.embedding[feed.ids]
         for index, layer in enumerate(self.layers):
-            normed = F.rms_norm(x, x.shape[-1:], layer.input_norm, eps)
-            q = self._project(normed, layer, feed, rotation, (slab.k[index], slab.v[index]))
-            x = x + F.linear(feed.attend(q, bias, (slab.k[index], slab.v[index])), layer.o)
-            gate, up = F.linear(F.rms_norm(x, x.shape[-1:], layer.post_norm, eps), layer.gate_up).chunk(2, -1)
+            cache = slab.k[index], slab.v[index]
+            qkv = F.linear(_normed(x, layer.input_norm, eps), layer.qkv).view(len(x), -1, self.config.head_dim)
+            qk = _rotated(_normed(qkv[:, : self.heads], layer.qk_norm, eps), rotation).to(slab.k.dtype)
+            q, k = qk.split([self.config.num_attention_heads, self.config.num_key_value_heads], dim=1)
+            feed.write(k, qkv[:, self.heads :], cache, places)
+            x = x + F.linear(feed.attend(q * self.config.head_dim**-0.5, bias, cache).to(x.dtype), layer.o)
+            gate, up = F.linear(_normed(x, layer.post_norm, eps), layer.gate_up).chunk(2, -1)
             x = x + F.linear(F.silu(gate) * up, layer.down)
         if feed.last is not None:
             x = x[feed.last]
-        return F.linear(F.rms_norm(x, x.shape[-1:], self.norm, eps), self.head).float()
-
-    def _project(
-        self, x: Tensor, layer: Layer, feed: Feed, rotation: tuple[Tensor, Tensor], cache: tuple[Tensor, Tensor]
-    ) -> Tensor:
-        """Queries (T, heads, head_dim), scaled and rotated; keys and values are written to the cache."""
-        config, (cos, sin) = self.config, rotation
-        qkv = F.linear(x, layer.qkv).view(len(x), -1, config.head_dim)
-        split = config.num_attention_heads
-        shape = (config.head_dim,)
-        q = F.rms_norm(qkv[:, :split], shape, layer.q_norm, config.rms_norm_eps)
-        k = F.rms_norm(qkv[:, split : self.heads], shape, layer.k_norm, config.rms_norm_eps)
-        qk = torch.cat((q, k), dim=1)
-        qk = torch.addcmul(qk * cos, qk.roll(config.head_dim // 2, -1), sin)
-        cache[0][feed.rows, :, feed.positions] = qk[:, split:]
-        cache[1][feed.rows, :, feed.positions] = qkv[:, self.heads :]
-        return qk[:, :split] * config.head_dim**-0.5
+        return F.linear(_normed(x, self.norm, eps), self.head).float()
 
     def _zeros(self, *shape: int) -> Tensor:
         return torch.zeros(shape, dtype=self.dtype, device=self.device)
@@ -155,6 +148,7 @@ class Qwen3:
             "qkv": ((self.heads + config.num_key_value_heads) * config.head_dim, config.hidden_size),
             "q_norm": (config.head_dim,),
             "k_norm": (config.head_dim,),
+            "qk_norm": (self.heads, config.head_dim),
             "o": (config.hidden_size, inner),
             "post_norm": (config.hidden_size,),
             "gate_up": (2 * config.intermediate_size, config.hidden_size),
@@ -195,6 +189,17 @@ class Qwen3:
         angles = torch.outer(torch.arange(config.max_position_embeddings).float(), 1.0 / config.rope_theta**powers)
         cos, sin = torch.cat((angles, angles), -1).cos(), torch.cat((-angles, angles), -1).sin()
         return cos.unsqueeze(1).to(self.device, self.dtype), sin.unsqueeze(1).to(self.device, self.dtype)
+
+
+def _normed(x: Tensor, weight: Tensor, eps: float) -> Tensor:
+    """Divided by its root mean square along the last dimension. As F.rms_norm, which on a CPU is six kernels."""
+    norm = torch.linalg.vector_norm(x, dim=-1, keepdim=True, dtype=torch.float32)
+    return (x * (norm.square() / x.shape[-1] + eps).rsqrt()).to(x.dtype) * weight
+
+
+def _rotated(x: Tensor, rotation: tuple[Tensor, Tensor]) -> Tensor:
+    """Heads (T, heads, head_dim) turned by their positions."""
+    return torch.addcmul(x * rotation[0], x.roll(x.shape[-1] // 2, -1), rotation[1])
 
 
 def _stored_weights(model_dir: Path) -> dict[str, Tensor]:
