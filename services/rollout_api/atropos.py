@@ -234,6 +234,7 @@ class AtroposRoutes:
             scored=group.sequences,
             lost=0,
             body=group.body,
+            digits_at=group.digits_at,
             accepted_at=self._clock.now(),
             run=RUN,
             dialect=RUN,

@@ -52,10 +52,15 @@ class ScoredData(Struct):
 KEYS = {name: b'%s"%s":' % (b"," if at else b"{", name.encode()) for at, name in enumerate(ScoredData.__struct_fields__)}
 
 
+BEFORE_LOGPROBS = 2 * list(KEYS).index("inference_logprobs")  # keys and values
+
+
 class Checked(NamedTuple):
     """A group that is in order: its JSON with all fields, how many sequences and tokens, and who sent it."""
 
     body: bytes
+    digits_at: int
+    """Where the logprobs begin in it, 0 where there are none."""
     sequences: int
     tokens: int
     env_id: int | None
@@ -126,8 +131,9 @@ def _checked(group: ScoredData) -> Checked:
     }
     env_id = _decoded("env_id", _env_id.decode, group.env_id)
     written["env_id"] = msgspec.json.encode(env_id)
-    body = b"".join(part for name, key in KEYS.items() for part in (key, written[name])) + b"}"
-    return Checked(body, len(tokens.lengths), sum(tokens.lengths), env_id)
+    parts = [part for name, key in KEYS.items() for part in (key, written[name])]
+    digits_at = 0 if group.inference_logprobs == NULL else sum(map(len, parts[:BEFORE_LOGPROBS]))
+    return Checked(b"".join((*parts, b"}")), digits_at, len(tokens.lengths), sum(tokens.lengths), env_id)
 
 
 def _whole_rows(name: str, raw: Raw) -> Rows:

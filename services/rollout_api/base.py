@@ -51,11 +51,13 @@ class Parcel:
     dialect: str = NATIVE
     digest: bytes = b""
     """`digest_of` the body, where it is known already."""
+    digits_at: int = 0
+    """From which byte on the body is mostly fractions as text, which are compressed apart; 0: nowhere."""
 
 
 @dataclass(frozen=True)
 class Sealed:
-    """A parcel as it is stored: `frame` is one zstd frame of the body, `digest` 16 bytes of its hash."""
+    """A parcel as it is stored: `frame` is the body in zstd, in one frame or two, `digest` 16 bytes of its hash."""
 
     parcel: Parcel
     frame: bytes

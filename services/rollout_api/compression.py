@@ -1,4 +1,4 @@
-"""Compressed bodies: one zstd frame for each stored group, and what clients send, with a bound on what comes out."""
+"""Compressed bodies: zstd frames of each stored group, and what clients send, with a bound on what comes out."""
 
 import asyncio
 import zlib
@@ -12,7 +12,8 @@ from services.rollout_api.base import NATIVE, Parcel, Sealed
 from services.rollout_api.refusals import BodyTooLarge, Refusal, WrongMediaType
 
 LEVEL = 1
-# digits shrink because there are few of them; a larger table finds matches among them that save as much again as they cost
+TEXT = zstandard.ZstdCompressionParameters.from_level(LEVEL, window_log=19, hash_log=12, min_match=7)
+# digits shrink because there are few of them: matches that a larger table finds among them save what they cost
 DIGITS = zstandard.ZstdCompressionParameters.from_level(LEVEL, window_log=19, hash_log=6, min_match=7)
 # packed ids and logprobs only shrink where something comes again, such as a prompt that all trajectories share: a level
 # above would take a fifth off the others too, for eight times the time
@@ -25,7 +26,11 @@ _of_thread = local()
 
 def seal(parcel: Parcel) -> Sealed:
     """The parcel as it is stored. Takes a moment for large bodies, during which other threads run."""
-    frame = frame_of(parcel.body, packed=parcel.dialect == NATIVE)
+    if parcel.dialect == NATIVE:
+        frame = frame_of(parcel.body)
+    else:
+        body, at = memoryview(parcel.body), parcel.digits_at or len(parcel.body)
+        frame = frame_of(body[:at], TEXT) + (frame_of(body[at:], DIGITS) if parcel.digits_at else b"")
     return Sealed(parcel, frame, parcel.digest or digest_of(parcel.body))
 
 
@@ -34,21 +39,21 @@ def digest_of(body: bytes) -> bytes:
     return blake3(body).digest(16)
 
 
-def frame_of(body: bytes, *, packed: bool = True) -> bytes:
-    """One zstd frame. Frames behind each other are a valid stream of the bodies behind each other.
-
-    `packed`: the body holds packed arrays, else mostly numbers as text.
-    """
+def frame_of(body: bytes | memoryview, parameters: zstandard.ZstdCompressionParameters = PACKED) -> bytes:
+    """One zstd frame. Frames behind each other are a valid stream of the bodies behind each other."""
     if not hasattr(_of_thread, "compressors"):
-        _of_thread.compressors = [zstandard.ZstdCompressor(compression_params=known) for known in (DIGITS, PACKED)]
-    return _of_thread.compressors[packed].compress(body)
+        _of_thread.compressors = {}
+    known = _of_thread.compressors.get(parameters)
+    if known is None:
+        known = _of_thread.compressors[parameters] = zstandard.ZstdCompressor(compression_params=parameters)
+    return known.compress(body)
 
 
 def body_of(frame: bytes) -> bytes:
-    """What `frame_of` was given."""
+    """The body that was sealed."""
     if not hasattr(_of_thread, "decompressor"):
         _of_thread.decompressor = zstandard.ZstdDecompressor()
-    return _of_thread.decompressor.decompress(frame)
+    return _of_thread.decompressor.decompressobj(read_across_frames=True).decompress(frame)
 
 
 async def one_frame(parts: AsyncIterable[bytes]) -> AsyncIterator[bytes]:

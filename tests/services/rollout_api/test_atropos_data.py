@@ -8,6 +8,8 @@ from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
 from services.rollout_api.atropos_data import Checked, check_group, check_groups
+from services.rollout_api.base import Parcel
+from services.rollout_api.compression import body_of, seal
 from services.rollout_api.refusals import Invalid
 
 SEPARATORS = st.sampled_from([(",", ":"), (", ", ": "), (" ,\n\t", " : ")])
@@ -72,6 +74,15 @@ def test_damaged_bytes_are_refused_or_still_whole(changes: list[tuple[int, int, 
 def test_what_is_no_group_is_refused(body: bytes):
     with pytest.raises(Invalid):
         check_group(body)
+
+
+@pytest.mark.parametrize("group", [GROUP, {**GROUP, "inference_logprobs": None}, {**GROUP, "inference_logprobs": []}])
+def test_what_is_compressed_in_two_parts_comes_out_whole(group: dict):
+    checked = check_group(json.dumps(group).encode())
+    parcel = Parcel("a", "env", 0, 2, 0, checked.body, 0.0, dialect="atropos", digits_at=checked.digits_at)
+    assert body_of(seal(parcel).frame) == checked.body
+    rest = checked.body[checked.digits_at :] if checked.digits_at else b""
+    assert rest.startswith(b',"inference_logprobs":[') == (group["inference_logprobs"] is not None)
 
 
 def test_a_list_names_the_group_that_is_wrong():
