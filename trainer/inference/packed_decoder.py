@@ -6,6 +6,7 @@ The model's own code computes everything but attention, on all rows at once; att
 from collections.abc import Mapping
 from contextvars import ContextVar
 from dataclasses import dataclass, field
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -40,26 +41,17 @@ _STEP: ContextVar[_Step] = ContextVar("step")
 
 
 def _slab_attention(
-    module: torch.nn.Module,
-    query: Tensor,
-    key: Tensor,
-    value: Tensor,
-    attention_mask: Tensor | None,
-    *,
-    scaling: float | None = None,
-    sliding_window: int | None = None,
-    softcap: float | None = None,
-    s_aux: Tensor | None = None,
-    **_: object,
+    module: torch.nn.Module, query: Tensor, key: Tensor, value: Tensor, *_mask: Tensor | None, **settings: Any
 ) -> tuple[Tensor, None]:
     """What transformers calls: query, key and value of shape (1, heads, T, head_dim); gives (1, T, heads, head_dim)."""
-    if s_aux is not None:
+    if settings.get("s_aux") is not None:
         raise NotImplementedError("attention sinks")
     q, k, v = (part[0].transpose(0, 1) for part in (query, key, value))
-    scale = q.shape[-1] ** -0.5 if scaling is None else scaling
+    scaling = settings.get("scaling")
+    q = (q * (q.shape[-1] ** -0.5 if scaling is None else scaling)).contiguous()
     layer = module.layer_idx
     assert isinstance(layer, int)
-    mixed = _STEP.get().attend(layer, (q * scale).contiguous(), k, v, sliding_window, softcap)
+    mixed = _STEP.get().attend(layer, q, k, v, settings.get("sliding_window"), settings.get("softcap"))
     return mixed.view(1, *q.shape), None
 
 
