@@ -112,7 +112,7 @@ class DockerBackend:
             return await self._shared.make(spec, hooks)
         container, stream = await self._opened(spec, labels(this_owner(), time.time(), token))
         hooks = hooks._replace(set_network=lambda network: self._set_network(container.name, network))
-        return await shake_hands(Channel.over(stream), container, hello(spec, isolated=True), hooks)
+        return await shake_hands(Channel.over(stream), container, _greeting(spec), hooks)
 
     async def _slot_container(self, spec: SandboxSpec, users: Users) -> AgentSandbox:
         """A container for sandboxes that start in it later. Its own limits are theirs together."""
@@ -184,6 +184,17 @@ async def _undo(starting: "asyncio.Task[AttachedStream]", client: "Docker", name
         await stream.aclose()
     await remove(client, name)
     await client.close()
+
+
+def _greeting(spec: SandboxSpec) -> JsonObject:
+    """The first words to an agent, whose commands the container bounds in number.
+
+    The kernel's own limit would count the processes of every container together with those of this machine's user 1000.
+    """
+    words = hello(spec, isolated=True)
+    limits = words["limits"]
+    assert isinstance(limits, dict)
+    return {**words, "limits": {name: value for name, value in limits.items() if name != "RLIMIT_NPROC"}}
 
 
 async def _nobody_holds_it(sandbox: AgentSandbox) -> None:

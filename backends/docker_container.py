@@ -20,6 +20,7 @@ if TYPE_CHECKING:
 USER = 1000
 SHM_MIB = 64
 OPEN_FILES = 4096
+BYTES_FOR_A_FILE = 2048
 CPU_PERIOD_MICROSECONDS = 100_000
 MESSAGE_BYTES = 2000
 NETWORKS = {Network.NONE: "none", Network.OPEN: "bridge"}
@@ -32,7 +33,6 @@ def container_config(
 ) -> JsonObject:
     """What to POST to /containers/create. `shown`: host path -> path inside, read only."""
     memory = (spec.memory_mib + 2 * spec.disk_mib + SHM_MIB) * MIB  # what is written to the memory disks counts as well
-    writable = f"rw,nosuid,nodev,exec,uid={USER},gid={USER},mode=0755,size={spec.disk_mib}m"
     return {
         "Image": image,
         "Entrypoint": [command[0]],
@@ -53,11 +53,13 @@ def container_config(
             "AutoRemove": True,
             "Mounts": [_bind(source, inside) for source, inside in shown.items()],
             "NetworkMode": NETWORKS[spec.network],
-            "IpcMode": "private",
+            "IpcMode": "none",  # private, and without a /dev/shm of docker's, which would hold as many files as memory does
             "CgroupnsMode": "private",
             "ReadonlyRootfs": True,
-            "Tmpfs": {"/workspace": writable, "/tmp": writable},  # noqa: S108
-            "ShmSize": SHM_MIB * MIB,
+            "Tmpfs": {
+                **dict.fromkeys(("/workspace", "/tmp"), memory_disk(spec.disk_mib, USER, "0755")),  # noqa: S108
+                "/dev/shm": memory_disk(SHM_MIB, USER, "0755"),  # noqa: S108
+            },
             "CapDrop": ["ALL"],
             "Privileged": False,
             "Init": False,
@@ -72,6 +74,12 @@ def container_config(
             **_security(spec),
         },
     }
+
+
+def memory_disk(mib: int, user: int, mode: str) -> str:
+    """The options of one, of a user's own. A file without bytes takes memory too, so their number is bounded as well."""
+    files = mib * MIB // BYTES_FOR_A_FILE
+    return f"rw,nosuid,nodev,exec,uid={user},gid={user},mode={mode},size={mib}m,nr_inodes={files}"
 
 
 def labels(owner: str, created: float, token: str) -> dict[str, str]:

@@ -18,6 +18,7 @@ from backends.base import Capabilities, Feature, Limit, Process, SandboxError, S
 from backends.bubblewrap import system_python
 from backends.channel import Channel
 from backends.confined import inner_command
+from backends.docker_container import memory_disk
 from backends.start import AGENT_PROCESSES, STDIO, hello, shake_hands
 from core.types import JsonObject
 
@@ -67,12 +68,10 @@ def with_slots(config: JsonObject, spec: SandboxSpec, users: Users) -> JsonObjec
     host = config["HostConfig"]
     assert isinstance(host, dict)
     tmpfs: JsonObject = {
-        disk: f"rw,nosuid,nodev,exec,uid={users.of(slot)},gid={users.of(slot)},mode=0700,size={spec.disk_mib}m"
-        for slot in range(users.slots)
-        for disk in disks(slot)
+        disk: memory_disk(spec.disk_mib, users.of(slot), "0700") for slot in range(users.slots) for disk in disks(slot)
     }
     bounds: JsonObject = {name: _times(host[name], users.slots) for name in ("PidsLimit", "Memory", "MemorySwap", "CpuQuota")}
-    shared: JsonObject = {"CapAdd": [*CAPABILITIES], "IpcMode": "none", "Sysctls": {**NO_IPC}, "Tmpfs": tmpfs}
+    shared: JsonObject = {"CapAdd": [*CAPABILITIES], "Sysctls": {**NO_IPC}, "Tmpfs": tmpfs}
     return {**config, "User": "0:0", "HostConfig": {**host, **bounds, **shared}}
 
 

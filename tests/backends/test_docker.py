@@ -16,6 +16,7 @@ from backends.base import BackendUnavailable, Cause, ImageError, Limit, SandboxL
 from backends.docker import DockerBackend
 from backends.images.host_root import system_binds
 from backends.owner import LABEL, TOKEN_LABEL, this_owner
+from backends.staging import step_down
 from core.errors import MissingRuntime
 from tests.backends.dockerd import OwnDaemon, docker
 from tests.backends.processes import gone
@@ -181,6 +182,30 @@ for _ in range(4):
     children.append(child)
 print(sum(os.waitpid(child, 0)[1] == 9 for child in children))
 """
+
+
+THREADS = """
+import threading, time
+for _ in range(150):
+    threading.Thread(target=time.sleep, args=(4000,), daemon=True).start()
+print(flush=True)
+time.sleep(4000)
+"""
+
+
+@pytest.mark.skipif(os.geteuid() != 0, reason="only root can be another user")
+async def test_the_processes_of_a_user_of_this_machine_do_not_count(backend: DockerBackend):
+    command = [*step_down(1000), "/usr/bin/env", "python3", "-c", THREADS]
+    crowd = await asyncio.create_subprocess_exec(*command, stdout=asyncio.subprocess.PIPE, cwd="/")
+    try:
+        assert crowd.stdout is not None
+        assert await crowd.stdout.readline() == b"\n"
+        sandbox = await backend.create(SandboxSpec(processes=64))
+        found = await sandbox.exec(["bash", "-c", "(sleep 0); echo $(echo forked)"], timeout_seconds=60)
+        assert (found.stdout, found.stderr) == (b"forked\n", b"")
+    finally:
+        crowd.kill()
+        await crowd.wait()
 
 
 async def test_memory_is_bounded_for_all_processes_together(backend: DockerBackend):

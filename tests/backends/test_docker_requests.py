@@ -52,7 +52,11 @@ async def test_a_container_is_bounded_and_walled(backend: DockerBackend, api: Do
     assert (host["Memory"], host["MemorySwap"], host["PidsLimit"], host["CpuQuota"]) == (memory, memory, 58, 150_000)
     assert (host["NetworkMode"], host["CapDrop"], host["ReadonlyRootfs"], host["Privileged"]) == ("none", ["ALL"], True, False)
     assert (host["SecurityOpt"], host["LogConfig"]["Type"], host["AutoRemove"]) == (["no-new-privileges"], "none", True)
-    assert all("size=32m" in options for options in host["Tmpfs"].values())
+    assert {place: options.split("size=")[1] for place, options in host["Tmpfs"].items()} == {
+        "/workspace": "32m,nr_inodes=16384",
+        "/tmp": "32m,nr_inodes=16384",
+        "/dev/shm": "64m,nr_inodes=32768",
+    }
 
 
 async def test_paths_of_the_host_are_shown_read_only(backend: DockerBackend, api: DockerApi, tmp_path: Path):
