@@ -291,7 +291,7 @@ async def test_a_run_with_this_engine_is_served_by_the_service(opened: Opened, s
     config = TrainerServerConfig.model_validate({"model": model, "out": tmp_path / "run", "engine": engine})
     trainer = Trainer(config, None, None)
     try:
-        async with httpx.AsyncClient(transport=httpx.ASGITransport(trainer.app), base_url="http://here") as client:
+        async with httpx.AsyncClient(transport=httpx.ASGITransport(trainer.app), base_url="http://127.0.0.1") as client:
             served = (await client.get("/v1/models")).json()["data"][0]
             ready = await client.get("/ready")
     finally:
