@@ -33,7 +33,7 @@ from typing import NamedTuple
 import httpx
 
 from benchmarks.inference_parts import NEW_TOKENS, prompts, write_model
-from benchmarks.record import machine, write_record
+from benchmarks.record import write_rows
 
 BATCH = 32
 BAR_FLOAT32, BAR_BFLOAT16, BAR_HTTP, BAR_PUBLISH, BAR_BUSY = 1.1, 1.7, 0.9, 0.1, 1.0
@@ -246,7 +246,7 @@ def main() -> None:
             rows |= made
             show(made)
     if arguments.record:
-        write_record("inference", {"machine": machine(), "rows": rows})
+        write_rows("inference", rows)
     if arguments.json:
         print(json.dumps(rows))
 

@@ -25,11 +25,22 @@ def machine() -> dict[str, str | int]:
 
 def write_record(name: str, figures: dict) -> None:
     """Write benchmarks/results/NAME.json with date and commit."""
-    commit = subprocess.run(["git", "rev-parse", "--short", "HEAD"], capture_output=True, text=True, check=True).stdout.strip()
     today = datetime.datetime.now(datetime.UTC).date().isoformat()
     RESULTS.mkdir(exist_ok=True)
-    body = json.dumps({"date": today, "commit": commit, **figures}, indent=2)
+    body = json.dumps({"date": today, "commit": _commit(), **figures}, indent=2)
     (RESULTS / f"{name}.json").write_text(body + "\n", encoding="utf-8")
+
+
+def write_rows(name: str, rows: dict[str, dict]) -> None:
+    """The same where a run may measure some rows only: those of earlier runs stay. Each says its commit."""
+    path = RESULTS / f"{name}.json"
+    known = json.loads(path.read_text(encoding="utf-8"))["rows"] if path.exists() else {}
+    fresh = {row: {**figures, "commit": _commit()} for row, figures in rows.items()}
+    write_record(name, {"machine": machine(), "rows": {**known, **fresh}})
+
+
+def _commit() -> str:
+    return subprocess.run(["git", "rev-parse", "--short", "HEAD"], capture_output=True, text=True, check=True).stdout.strip()
 
 
 def _read(path: str) -> list[str]:

@@ -31,7 +31,7 @@ from tempfile import TemporaryDirectory
 import torch
 from transformers import AutoModelForCausalLM
 
-from benchmarks.record import machine, write_record
+from benchmarks.record import write_rows
 from benchmarks.trainer_parts import Asked, Ours, Step, Trl, group, rollout, turn, write_model
 from core.types import ScoredGroup, Trajectory, Turn
 from trainer.algorithms.grpo import GRPO, GRPOConfig
@@ -189,7 +189,7 @@ def main() -> None:
                     flush=True,
                 )
     if arguments.record:
-        write_record("trainer", {"machine": machine(), "rows": rows})
+        write_rows("trainer", rows)
     if arguments.json:
         print(json.dumps(rows))
 
