@@ -61,7 +61,8 @@ def exact_decoder(model: PreTrainedModel, device: str = "cpu") -> Decoder:
             problems.append(f"{name}: {type(failure).__name__}: {failure}")
             continue
         if error <= TOLERANCE[model.dtype]:
-            log.info("decoder_chosen", model=type(model).__name__, way=name, deviation=f"{error:.1e}")
+            told = log.warning if problems else log.info  # a slower way than the fastest is worth knowing, and why
+            told("decoder_chosen", model=type(model).__name__, way=name, deviation=f"{error:.1e}", refused=problems)
             return make()
         problems.append(f"{name}: logprobs are off by {error:.1e} nats")
     raise ConfigError(f"{type(model).__name__} cannot be decoded exactly: {'; '.join(problems)[:600]}")

@@ -12,6 +12,7 @@ import torch
 from torch import Tensor
 from transformers import AttentionInterface, PreTrainedModel
 
+from core.errors import ConfigError
 from trainer.inference.feed import Feed
 from trainer.inference.kv_slab import KVSlab, SlabShape, cache_dtype
 from trainer.inference.model_weights import assign_state, longest
@@ -45,7 +46,7 @@ def _slab_attention(
 ) -> tuple[Tensor, None]:
     """What transformers calls: query, key and value of shape (1, heads, T, head_dim); gives (1, T, heads, head_dim)."""
     if settings.get("s_aux") is not None:
-        raise NotImplementedError("attention sinks")
+        raise ConfigError("attention sinks: a slab holds keys and values only")
     q, k, v = (part[0].transpose(0, 1) for part in (query, key, value))
     scaling = settings.get("scaling")
     q = (q * (q.shape[-1] ** -0.5 if scaling is None else scaling)).contiguous()
