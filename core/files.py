@@ -24,6 +24,15 @@ def write_whole(path: Path, text: str) -> None:
         raise
 
 
+def flush(path: Path) -> None:
+    """Put a file on the disk, or the names in a folder. Raises OSError."""
+    descriptor = os.open(path, os.O_RDONLY)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)
+
+
 def append_whole(file: FileIO, data: bytes) -> int:
     """Append and wait for the disk; how long the file is then, in bytes.
 

@@ -1,7 +1,6 @@
 """Weights on disk as Hugging Face directories, and on their way to whoever samples."""
 
 import json
-import os
 import shutil
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
@@ -15,6 +14,7 @@ from safetensors.torch import load_file, save_file
 from torch import Tensor
 
 from core.errors import TrainingError, boundary
+from core.files import flush
 
 WEIGHTS_FILE = "model.safetensors"
 WEIGHT_ENDINGS = (".safetensors", ".bin", ".pt", ".pth", ".index.json")
@@ -102,8 +102,8 @@ def replaced_directory(target: Path) -> Iterator[Path]:
         partial.chmod(0o755)
         yield partial
         for path in sorted(partial.rglob("*")):
-            _flush(path)
-        _flush(partial)
+            flush(path)
+        flush(partial)
         _swap(partial, target)
     finally:
         shutil.rmtree(partial, ignore_errors=True)
@@ -124,15 +124,7 @@ def _swap(partial: Path, target: Path) -> None:
         shutil.rmtree(former, ignore_errors=True)
     else:
         partial.rename(target)
-    _flush(target.parent)
-
-
-def _flush(path: Path) -> None:
-    handle = os.open(path, os.O_RDONLY)
-    try:
-        os.fsync(handle)
-    finally:
-        os.close(handle)
+    flush(target.parent)
 
 
 def _set_number_format(path: Path, number_format: WeightFormat) -> None:

@@ -13,6 +13,8 @@ from typing import NamedTuple
 
 from isal import isal_zlib
 
+from core.files import flush
+
 SEGMENT_BYTES = 32 << 20
 SUFFIX = ".frames"
 MAX_PARTS = 1024  # of one write, on Linux
@@ -34,7 +36,7 @@ class Segments:
         """Makes the folder. Raises OSError."""
         self._folder, self._segment_bytes = folder, segment_bytes
         folder.mkdir(exist_ok=True)
-        _sync_folder(folder.parent)
+        flush(folder.parent)
         self.sizes: dict[int, int] = {
             int(path.stem): path.stat().st_size for path in folder.glob(f"*{SUFFIX}") if path.stem.isdecimal()
         }
@@ -118,7 +120,7 @@ class Segments:
         self._open = number, file
         self.sizes[number] = 0
         try:
-            _sync_folder(self._folder)
+            flush(self._folder)
         except OSError:
             self.remove(number)
             raise
@@ -137,12 +139,3 @@ def _write(file: int, frames: Sequence[bytes], start: int) -> int:
         while rest:
             rest = rest[os.pwrite(file, rest, start + length - len(rest)) :]
     return length
-
-
-def _sync_folder(folder: Path) -> None:
-    """Put the names of the files in it on the disk."""
-    descriptor = os.open(folder, os.O_RDONLY)
-    try:
-        os.fsync(descriptor)
-    finally:
-        os.close(descriptor)
