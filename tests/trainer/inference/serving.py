@@ -1,11 +1,13 @@
 """An endpoint on a real socket, and an engine that says what it is told to."""
 
 import asyncio
-from collections.abc import AsyncIterator, Mapping, Sequence
-from contextlib import asynccontextmanager
+from collections.abc import AsyncIterator, Callable, Mapping, Sequence
+from contextlib import AsyncExitStack, asynccontextmanager
 from pathlib import Path
+from typing import TypeVar
 
 import httpx
+from starlette.types import ASGIApp
 from torch import Tensor
 
 from core.types import FinishReason
@@ -20,7 +22,37 @@ from trainer.inference.base import (
     TokenChunk,
     VersionSpan,
 )
+from trainer.inference.local_engine import LocalEngine
 from trainer.inference.openai_server import create_app
+
+
+class StandIn:
+    """A server of another kind on a socket, that samples a real model: what a subclass says in its app."""
+
+    def __init__(self, app: ASGIApp, engine: LocalEngine) -> None:
+        self.engine, self.commands = engine, list[str]()
+        self._sock = claim_socket("127.0.0.1", 0)
+        self.url = url_of(self._sock)
+        self._server = make_server(app)
+        self._serving = asyncio.create_task(self._server.serve(sockets=[self._sock]))
+
+    async def stop(self) -> None:
+        self._server.should_exit = True
+        await self._serving
+        await self.engine.aclose()
+
+
+S = TypeVar("S", bound=StandIn)
+
+
+@asynccontextmanager
+async def two_of(make: Callable[[], S]) -> AsyncIterator[list[S]]:
+    """Two such servers, stopped at the end."""
+    async with AsyncExitStack() as stack:
+        made = [make() for _ in range(2)]
+        for one in made:
+            stack.push_async_callback(one.stop)
+        yield made
 
 
 class ScriptedEngine:

@@ -1,8 +1,6 @@
 """Several servers behind one engine: SGLang's routes, spoken by servers that sample a real model."""
 
-import asyncio
 from collections.abc import AsyncIterator
-from contextlib import AsyncExitStack
 from pathlib import Path
 
 import pytest
@@ -11,7 +9,7 @@ from starlette.requests import Request
 from starlette.responses import JSONResponse, Response
 
 from core.errors import PolicyError, TrainingError
-from services.bind import claim_socket, make_server, url_of
+from tests.trainer.inference.serving import StandIn, two_of
 from tests.trainer.inference.tiny import Reference, some_tokens
 from tool_call_parsers.hermes import HermesParser
 from tool_call_parsers.rendering import Renderer
@@ -24,21 +22,17 @@ from trainer.weights import WeightFormat
 PROMPT = some_tokens(20)
 
 
-class SGLangServer:
+class SGLangServer(StandIn):
     """SGLang's routes on a socket: /generate of the endpoint, and those by which weights are read from a directory."""
 
     def __init__(self, model_dir: Path) -> None:
-        self.engine = LocalEngine.load(model_dir, LocalEngineConfig(max_batch=8, max_waiting=8))
-        self.commands: list[str] = []
+        engine = LocalEngine.load(model_dir, LocalEngineConfig(max_batch=8, max_waiting=8))
         app = create_app(
-            self.engine, Renderer.from_directory(model_dir), HermesParser(), model_id="policy", model_path=str(model_dir)
+            engine, Renderer.from_directory(model_dir), HermesParser(), model_id="policy", model_path=str(model_dir)
         )
         for path in ("/pause_generation", "/continue_generation", "/update_weights_from_disk"):
             app.add_route(path, self._command, methods=["POST"])
-        self._sock = claim_socket("127.0.0.1", 0)
-        self.url = url_of(self._sock)
-        self._server = make_server(app)
-        self._serving = asyncio.create_task(self._server.serve(sockets=[self._sock]))
+        super().__init__(app, engine)
 
     async def _command(self, request: Request) -> Response:
         body = await request.json()
@@ -54,18 +48,10 @@ class SGLangServer:
             return JSONResponse({"success": True, "message": "", "num_paused_requests": 0})
         return JSONResponse({"message": "ok"})
 
-    async def stop(self) -> None:
-        self._server.should_exit = True
-        await self._serving
-        await self.engine.aclose()
-
 
 @pytest.fixture
 async def servers(model_dir: Path) -> AsyncIterator[list[SGLangServer]]:
-    async with AsyncExitStack() as stack:
-        made = [SGLangServer(model_dir) for _ in range(2)]
-        for one in made:
-            stack.push_async_callback(one.stop)
+    async with two_of(lambda: SGLangServer(model_dir)) as made:
         yield made
 
 

@@ -2,7 +2,6 @@
 
 import asyncio
 from collections.abc import AsyncIterator
-from contextlib import AsyncExitStack
 from pathlib import Path
 
 import pytest
@@ -14,7 +13,7 @@ from starlette.responses import JSONResponse, Response
 from starlette.routing import Route
 
 from core.errors import TrainingError
-from services.bind import claim_socket, make_server, url_of
+from tests.trainer.inference.serving import StandIn, two_of
 from tests.trainer.inference.tiny import Reference, some_tokens
 from trainer.inference.base import GenerationRequest, QueueFull, SamplingParams, UnusableRequest
 from trainer.inference.external import ExternalConfig, ExternalEngine, ServerKind
@@ -46,15 +45,13 @@ class CompletionRequest(BaseModel):
     session_id: str | None = None
 
 
-class VllmServer:
+class VllmServer(StandIn):
     """Completions, and the routes of VLLM_SERVER_DEV_MODE=1 by which weights are reloaded from a directory.
 
     While it is paused it takes requests and answers none, as `mode=keep` does.
     """
 
     def __init__(self, model_dir: Path) -> None:
-        self.engine = LocalEngine.load(model_dir, LocalEngineConfig(max_batch=8))
-        self.commands: list[str] = []
         self.salts: list[str] = []
         self.label = "default"
         self.full = False
@@ -64,10 +61,7 @@ class VllmServer:
         commands = ("/pause", "/collective_rpc", "/update_weight_version", "/resume")
         routes = [Route(path, self._command, methods=["POST"]) for path in commands]
         routes += [Route("/v1/completions", self._complete, methods=["POST"]), Route("/health", lambda _: Response())]
-        self._sock = claim_socket("127.0.0.1", 0)
-        self.url = url_of(self._sock)
-        self._server = make_server(Starlette(routes=routes))
-        self._serving = asyncio.create_task(self._server.serve(sockets=[self._sock]))
+        super().__init__(Starlette(routes=routes), LocalEngine.load(model_dir, LocalEngineConfig(max_batch=8)))
 
     async def _complete(self, request: Request) -> Response:
         if self.full:
@@ -111,18 +105,10 @@ class VllmServer:
         self._running.set()
         return JSONResponse({"status": "resumed"})
 
-    async def stop(self) -> None:
-        self._server.should_exit = True
-        await self._serving
-        await self.engine.aclose()
-
 
 @pytest.fixture
 async def servers(model_dir: Path) -> AsyncIterator[list[VllmServer]]:
-    async with AsyncExitStack() as stack:
-        made = [VllmServer(model_dir) for _ in range(2)]
-        for one in made:
-            stack.push_async_callback(one.stop)
+    async with two_of(lambda: VllmServer(model_dir)) as made:
         yield made
 
 
