@@ -229,7 +229,10 @@ def _die_with(parent: int) -> None:
 
 
 def _offer_to_oom_killer() -> None:
-    """When memory runs out, commands go before the agent and before anything of the host. Only a preference."""
+    """When memory runs out, commands go before the agent and before anything of the host. Only a preference.
+
+    In a user namespace of its own the kernel refuses it to what is not dumpable; memory is bounded by the group there.
+    """
     with Suppressed(OSError):
         fd = os.open("/proc/self/oom_score_adj", os.O_WRONLY)
         os.write(fd, b"1000")
