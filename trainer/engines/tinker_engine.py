@@ -177,6 +177,7 @@ class TinkerEngine:
             yield
         except NatgymError as error:
             self._broken = str(error)
+            self.service.give_up()
             raise
 
     def _check(self, batch: Batch) -> None:

@@ -11,7 +11,7 @@ import warnings
 from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import Future
 from importlib.util import find_spec
-from typing import TYPE_CHECKING, NamedTuple, NoReturn, Protocol, TypeVar
+from typing import TYPE_CHECKING, Any, NamedTuple, NoReturn, Protocol, TypeVar
 
 import httpx
 from pydantic import SecretStr
@@ -100,6 +100,7 @@ class TinkerService:
         self.seconds = seconds
         """The longest wait for one answer."""
         self._key, self._words = key.get_secret_value(), _LastWords(key.get_secret_value())
+        self._pending: set[Future[Any]] = set()
         self._probe()
         rest = self.within(lambda: tinker.RestClient(base_url=self.url, api_key=self._key), "way in")
         known = self.wait(rest.get_server_capabilities(), "list of models").supported_models
@@ -133,11 +134,30 @@ class TinkerService:
 
     def close(self) -> None:
         """End the session, so that the service gives its adapters away. Never raises; safe to call twice."""
+        self.give_up()
+        closing = self._client.close("success")
         try:
-            self._client.close("success").result(min(CLOSE_SECONDS, self.seconds))
+            closing.result(min(CLOSE_SECONDS, self.seconds))
         except Exception as error:
+            closing.future().cancel()  # it would knock at a server that is gone for as long as this process lives
             log.debug("tinker_session_not_closed", error=self.redacted(error))
         self._words.detach()
+
+    def submitted(self, promise: "Promise[T]") -> "Promise[T]":
+        """The promise, remembered until it is kept or given up."""
+        future = promise.future()
+        self._pending.add(future)
+        future.add_done_callback(self._pending.discard)
+        return promise
+
+    def give_up(self) -> None:
+        """Cancel what was submitted and is not answered.
+
+        The SDK sends it again and again otherwise, and a step whose gradient never came would be taken on the day that the
+        server is back.
+        """
+        for future in tuple(self._pending):
+            future.cancel()
 
     def within(self, call: Callable[[], T], what: str) -> T:
         """What a call of the SDK returns that has no limit of its own. Raises as `wait`."""
@@ -235,7 +255,8 @@ class TinkerModel:
 
     def forward_backward(self, rows: Sequence[Row], loss: ServiceLoss) -> "Callable[[], list[list[float]]]":
         """Submit rows whose gradient is added; call what comes back to wait for the logprobs before it."""
-        promise = self._client.forward_backward(_data(rows), loss.name, dict(loss.settings) or None)  # pyright: ignore
+        answer = self._client.forward_backward(_data(rows), loss.name, dict(loss.settings) or None)  # pyright: ignore
+        promise = self._service.submitted(answer)
         return lambda: _logprobs(self._service.wait(promise, f"{loss.name} gradient"), rows)
 
     def optim_step(self, params: AdamParams) -> Callable[[], float | None]:
@@ -250,7 +271,7 @@ class TinkerModel:
             weight_decay=params.weight_decay,
             grad_clip_norm=params.grad_clip,
         )
-        promise = self._client.optim_step(adam)
+        promise = self._service.submitted(self._client.optim_step(adam))
         return lambda: _grad_norm(self._service.wait(promise, "optimiser step").metrics or {})
 
     def save(self, name: str, ttl_seconds: int | None) -> str:

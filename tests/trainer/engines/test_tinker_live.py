@@ -257,6 +257,17 @@ async def test_a_server_that_dies_ends_the_step_with_its_name_and_loses_no_group
     assert not any(tmp_path.glob("step-*"))
     with pytest.raises(TrainingError, match="unknown state"):
         engine.optim_step(STILL)
+    engine.close()
+    await nothing_is_sent_any_more()
+
+
+async def nothing_is_sent_any_more() -> None:
+    """The SDK has one event loop for the life of the process; a call that is left there is sent again for ever."""
+    from tinker.lib.internal_client_holder import _internal_client_holder_thread_singleton
+
+    async with asyncio.timeout(60):
+        while asyncio.all_tasks(_internal_client_holder_thread_singleton.get_loop()):
+            await asyncio.sleep(0.05)
 
 
 @asynccontextmanager
