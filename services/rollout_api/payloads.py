@@ -14,7 +14,7 @@ class Payloads(Protocol):
         ...
 
     def read(self, arrivals: Sequence[int]) -> list[bytes]:
-        """The frames of those groups, in that order. Raises NotKnown where one is gone, and Damaged."""
+        """The frames of those groups, in that order. Raises NotKnown where one is gone, Damaged, and OSError."""
         ...
 
     def drop(self, arrivals: Sequence[int]) -> None:

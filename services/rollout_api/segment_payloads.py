@@ -1,5 +1,6 @@
 """Frames in segments, and the rows that point at them, in one transaction of SQLite."""
 
+import errno
 from collections.abc import Sequence
 from contextlib import suppress
 
@@ -10,6 +11,7 @@ from services.rollout_api.refusals import Damaged
 from services.rollout_api.segments import Place, Segments
 
 SPARSE = 4  # a segment of which less than a quarter is kept is written anew, so that few old groups hold little space
+LOST = {errno.ENOENT, errno.EIO}  # a file that is gone, a sector that cannot be read; other errors pass
 
 log = get_logger("rollout_api")
 
@@ -21,6 +23,7 @@ class SegmentPayloads:
         self._db, self._segments = db, segments
         self._waiting: list[tuple[int, bytes]] = []
         self._kept: dict[int, int] = {}  # bytes that rows point at, by segment
+        self._damaged: set[int] = set()  # segments that cannot be written anew
         self._before: tuple[dict[int, int], dict[int, int]] | None = None
         self._dropped = False
 
@@ -67,7 +70,7 @@ class SegmentPayloads:
         """Put what waits on the disk, before the transaction commits. Raises OSError."""
         self._write_waiting()
         if self._dropped:
-            with suppress(OSError, ValueError):  # on a disk that is full or failing they stay where they are
+            with suppress(OSError):  # on a disk that is full or failing they stay where they are
                 self._move_sparse()
 
     def committed(self) -> None:
@@ -97,6 +100,8 @@ class SegmentPayloads:
             try:
                 return self._segments.read(Place(*found[0]))
             except (OSError, ValueError) as failed:
+                if isinstance(failed, OSError) and failed.errno not in LOST:
+                    raise
                 error = failed
         log.error("payload_lost", arrival=arrival, error=str(error))
         raise Damaged(arrival, "the disk has lost the content of a group, see the log of the rollout API") from error
@@ -121,11 +126,15 @@ class SegmentPayloads:
         """Write what is left of one segment anew, so that it can go."""
         sizes = self._segments.sizes
         sparse = (n for n, size in sizes.items() if 0 < SPARSE * self._kept.get(n, 0) < size and not self._segments.is_open(n))
-        number = next(sparse, None)
+        number = next((n for n in sparse if n not in self._damaged), None)
         if number is None:
             return
         rows = self._db.rows("SELECT arrival, segment, start, length, checksum FROM payloads WHERE segment = %s", (number,))
-        frames = [self._segments.read(Place(*place)) for _, *place in rows]
+        try:
+            frames = [self._segments.read(Place(*place)) for _, *place in rows]
+        except (OSError, ValueError):  # whoever reads that group hears of it; the others can still be moved
+            self._damaged.add(number)
+            return
         places = self._segments.append(frames)
         moved = [(place.segment, place.start, arrival) for (arrival, *_), place in zip(rows, places, strict=True)]
         self._db.run_many("UPDATE payloads SET segment = %s, start = %s WHERE arrival = %s", moved)

@@ -170,7 +170,10 @@ class SqliteDatabase:
     def rollback(self) -> None:
         """See Database."""
         if self._connection.in_transaction:
-            self._connection.execute("ROLLBACK")
+            try:
+                self._connection.execute("ROLLBACK")
+            except sqlite3.Error as error:
+                log.error("not_rolled_back", error=str(error))
         self.payloads.rolled_back()
 
     def refusal(self, error: Exception) -> Refusal:

@@ -17,7 +17,7 @@ from services.rollout_api.refusals import Damaged
 from services.rollout_api.sqlite import SqliteFile
 from services.rollout_api.transaction import Transaction, read_snapshot
 from services.sdk.rollout_client import RolloutClient
-from tests.services.rollout_api.harness import ApiProcess, group, ids, run_spec, update
+from tests.services.rollout_api.harness import MSGPACK, ApiProcess, group, ids, raw, run_spec, update
 
 T = TypeVar("T")
 LIMITS = Limits(1000, 1 << 30)
@@ -131,6 +131,33 @@ def test_a_byte_that_changed_on_the_disk_is_noticed(opened: Opened):
     assert body_of(opened.db.payloads.read([1])[0]) == encode(group("a"))
     with pytest.raises(Damaged):
         opened.db.payloads.read([2])
+
+
+async def test_a_segment_that_cannot_be_opened_for_a_moment_costs_no_group(tmp_path: Path):
+    async with raw(tmp_path / "q") as http:
+        await http.post("/v1/groups", content=encode(group("a")), headers=MSGPACK)
+        (segment,) = (tmp_path / "q-frames").iterdir()
+        kept = segment.rename(tmp_path / "kept")
+        segment.symlink_to(segment.name)  # a ring: opening fails, as it does where there are too many open files
+        refused = await http.get("/v1/groups/a")
+        kept.replace(segment)
+        found = await http.get("/v1/groups/a")
+    assert (refused.status_code, found.status_code) == (503, 200)
+    assert found.headers["X-Group-State"] == "queued"
+
+
+def test_a_damaged_segment_does_not_keep_the_others_from_shrinking(tmp_path: Path):
+    with Opened(tmp_path / "q", segment_bytes=1000) as opened:
+        opened.change(lambda t: ledger_runs.open_run(t, run_spec()))
+        for name in ("d", "e", "f"):
+            opened.post(*(f"{name}{number}" for number in range(16)))
+        damaged, sparse, _ = opened.files()
+        damaged.write_bytes(bytes(damaged.stat().st_size))
+        opened.train_on(15)  # leaves little of the damaged one
+        opened.change(lambda t: ledger.take_batch(t, TakeBatch(batch_id="held", groups=1, policy_version=0), 0.0))
+        opened.train_on(15)
+        assert sparse not in opened.files()
+        assert damaged in opened.files()
 
 
 def test_a_segment_goes_with_the_last_group_in_it(opened: Opened):
