@@ -1,19 +1,19 @@
 # make run      set everything up, then the main job (ARGS="--steps 2" goes to it)
 # make test     set everything up, then run the tests (ARGS="-k wire" goes to pytest)
-# make setup | nat | atropos | verifiers | tinker-server | lint | types | layers | coverage | clean
+# make setup | nat | atropos | verifiers | tinker-server | trl | lint | types | layers | coverage | clean
 # PYTHON=/path/to/python3.12 picks the interpreter
 
 SHELL := bash
 .SHELLFLAGS := -euo pipefail -c
 .DEFAULT_GOAL := setup
-.PHONY: run test setup nat atropos verifiers tinker-server bubblewrap lint types layers coverage clean
+.PHONY: run test setup nat atropos verifiers tinker-server trl bubblewrap lint types layers coverage clean
 
 ARGS ?=
 PIP_INSTALL = bin/python -m pip install --quiet --quiet --disable-pip-version-check --no-input
 
 # A stamp counts only while its environment stands where it was made and its interpreter starts.
 stands = $(shell grep -qsF '$(CURDIR)/$(1)' $(1)/bin/activate && { $(1)/bin/python -c ''; } 2>/dev/null && echo yes)
-$(foreach venv,.venv .venv-nat .venv-atropos .venv-verifiers .venv-tinker-server,$(if $(filter yes,$(call stands,$(venv))),,$(shell rm -f $(venv)/.ready)))
+$(foreach venv,.venv .venv-nat .venv-atropos .venv-verifiers .venv-tinker-server .venv-trl,$(if $(filter yes,$(call stands,$(venv))),,$(shell rm -f $(venv)/.ready)))
 
 # Without a stamp the environment is half made: it is made anew, after an interpreter was found.
 make_venv = test -e $@ || { python=$$(.ci/python) && rm -rf $(@D) && "$$python" -m venv $(@D); }
@@ -70,6 +70,16 @@ tinker-server: .venv-tinker-server/.ready
 	@.venv-tinker-server/$(PIP_INSTALL) --no-compile --no-deps --ignore-requires-python -r requirements/tinker-server.txt
 	@touch $@
 
+# only for the tests and the benchmark that compare with TRL; it sees .venv's packages, so that torch is installed once
+trl: .venv-trl/.ready
+
+.venv-trl/.ready: requirements/trl.txt .venv/.ready
+	@echo "natgym: installing TRL into .venv-trl (seconds)"
+	@rm -rf .venv-trl && .venv/bin/python -m venv --without-pip .venv-trl
+	@for site in .venv-trl/lib/python*/site-packages; do echo "../../../../$${site/-trl/}" >"$$site/natgym.pth"; done
+	@PIP_PYTHON=.venv-trl/bin/python .venv/$(PIP_INSTALL) --no-compile --no-deps -r requirements/trl.txt
+	@touch $@
+
 bubblewrap:
 	@command -v bwrap >/dev/null || .ci/apt bubblewrap || echo "natgym: going on; sandboxes will not start without bubblewrap"
 
@@ -87,5 +97,5 @@ coverage: setup
 	.venv/bin/python -m pytest --cov --cov-report=term:skip-covered $(ARGS)
 
 clean:
-	rm -rf .venv .venv-nat .venv-atropos .venv-verifiers .venv-tinker-server build dist *.egg-info .coverage .ruff_cache .hypothesis
+	rm -rf .venv .venv-nat .venv-atropos .venv-verifiers .venv-tinker-server .venv-trl build dist *.egg-info .coverage .ruff_cache .hypothesis
 	find . -name __pycache__ -type d -prune -exec rm -rf {} +

@@ -1,8 +1,6 @@
 """One GRPO step against TRL's, training tokens a second against plain transformers, and steps to a reward.
 
-    python3 -m venv .venv-trl
-    .venv-trl/bin/pip install torch==2.13.0
-    .venv-trl/bin/pip install trl==1.16.0 transformers==5.23.0
+    make trl
     python -m benchmarks.trainer [--trl .venv-trl] [--repeats N] [--only ROWS] [--json] [--record]
 
 A random Qwen3 of 5.8 million parameters; a step samples 32 completions of 128 tokens, 8 for each of 4 prompts, scores

@@ -1,4 +1,4 @@
-"""Losses against TRL's own for the same numbers, where TRL has them; TRL runs in an environment of its own."""
+"""Losses and advantages against TRL's own for the same numbers, where TRL has them; TRL runs in an environment of its own."""
 
 import os
 import subprocess
@@ -10,7 +10,8 @@ import pytest
 import torch
 
 from tests.trainer.algorithms.test_losses import LENGTHS, moved
-from tests.trainer.toy import random_sample
+from tests.trainer.toy import random_sample, write_toy_model
+from trainer.algorithms.advantages import BASELINES, Baseline
 from trainer.algorithms.base import Algorithm, Predictions
 from trainer.algorithms.cispo import CISPO, CISPOConfig
 from trainer.algorithms.grpo import GRPO, GRPOConfig
@@ -19,12 +20,12 @@ from trainer.algorithms.weighing import Aggregation
 from trainer.batch import collate
 
 ROOT = Path(__file__).parents[3]
-PYTHON = ROOT / ".venv-trl/bin/python"
+TRL = ROOT / ".venv-trl"
 LIMIT_SECONDS = 300
 FLOAT32 = 1e-5
 ADVANTAGES = [0.5, -0.7, 1.1, -0.2, 0.4, -1.3]
 
-pytestmark = pytest.mark.skipif(not PYTHON.exists(), reason="TRL is not installed: see the head of benchmarks/trainer.py")
+pytestmark = pytest.mark.skipif(not (TRL / ".ready").exists(), reason="TRL is not installed: make trl")
 
 
 class Case(NamedTuple):
@@ -61,9 +62,33 @@ CASES = {
 }
 
 
+class Normed(NamedTuple):
+    """Which of TRL's trainers has a baseline of ours, and how it is told to."""
+
+    trainer: str
+    settings: dict[str, object]
+
+
+NORMED = {
+    Baseline.MEAN: Normed("grpo", {"scale_rewards": "none"}),
+    Baseline.STD: Normed("grpo", {"scale_rewards": "group"}),
+    Baseline.RLOO: Normed("rloo", {"beta": 0.0}),
+}
+REWARDS = [[0.1, 0.9, 0.4, 0.4], [0.0, 1.0, 0.0, 0.0], [-2.5, 30.0, 0.0, 1e-3], [0.7, 0.7, 0.7, 0.7]]
+
+
+class Theirs(NamedTuple):
+    """What TRL makes of the same numbers."""
+
+    losses: dict[str, tuple[float, torch.Tensor]]
+    """Loss and gradient of each case."""
+    advantages: dict[Baseline, torch.Tensor]
+    """Of REWARDS, for each baseline."""
+
+
 @pytest.fixture(scope="module")
-def theirs(tmp_path_factory: pytest.TempPathFactory) -> dict[str, tuple[float, torch.Tensor]]:
-    """Loss and gradient of each case by TRL."""
+def theirs(tmp_path_factory: pytest.TempPathFactory) -> Theirs:
+    """All of it, by one process."""
     samples = [random_sample(number, *pair) for number, pair in enumerate(zip(LENGTHS, ADVANTAGES, strict=True))]
     batch = collate(samples)
     numbers = {
@@ -74,22 +99,37 @@ def theirs(tmp_path_factory: pytest.TempPathFactory) -> dict[str, tuple[float, t
         "advantages": torch.tensor(ADVANTAGES),
     }
     path = tmp_path_factory.mktemp("trl") / "cases.pt"
-    torch.save([{**numbers, "settings": case.settings} for case in CASES.values()], path)
+    asked = {
+        "model": str(write_toy_model(path.parent / "model")),
+        "losses": [{**numbers, "settings": case.settings} for case in CASES.values()],
+        "advantages": [{**one._asdict(), "rewards": torch.tensor(REWARDS)} for one in NORMED.values()],
+    }
+    torch.save(asked, path)
     environment = {**os.environ, "HF_HUB_OFFLINE": "1", "OMP_NUM_THREADS": "1"}
-    command = [PYTHON, Path(__file__).with_name("trl_losses.py"), path]
+    command = [TRL / "bin/python", Path(__file__).with_name("trl_numbers.py"), path]
     ended = subprocess.run(command, env=environment, capture_output=True, text=True, timeout=LIMIT_SECONDS, check=False)
     assert ended.returncode == 0, ended.stderr[-3000:]
-    return dict(zip(CASES, torch.load(path.with_suffix(".out")), strict=True))
+    found = torch.load(path.with_suffix(".out"))
+    return Theirs(
+        losses=dict(zip(CASES, found["losses"], strict=True)),
+        advantages=dict(zip(NORMED, found["advantages"], strict=True)),
+    )
 
 
 @pytest.mark.parametrize("name", CASES)
-def test_a_loss_and_its_gradient_are_trls(name: str, theirs: dict[str, tuple[float, torch.Tensor]]):
+def test_a_loss_and_its_gradient_are_trls(name: str, theirs: Theirs):
     samples = [random_sample(number, *pair) for number, pair in enumerate(zip(LENGTHS, ADVANTAGES, strict=True))]
     algorithm, batch = CASES[name].make(), collate(samples)
     logprobs = moved(batch, 1).requires_grad_()
     ready = algorithm.prepare(batch, samples, None)
     loss = algorithm.loss(Predictions(logprobs, torch.zeros_like(logprobs), moved(batch, 3)), ready, batch.tokens).value
     (gradient,) = torch.autograd.grad(loss, logprobs)
-    value, slope = theirs[name]
+    value, slope = theirs.losses[name]
     assert loss.item() == pytest.approx(value, rel=FLOAT32)
     torch.testing.assert_close(gradient, slope, rtol=FLOAT32, atol=FLOAT32 / batch.tokens)
+
+
+@pytest.mark.parametrize("baseline", NORMED)
+def test_advantages_are_trls(baseline: Baseline, theirs: Theirs):
+    ours = torch.tensor([BASELINES[baseline](rewards) for rewards in REWARDS])
+    torch.testing.assert_close(ours, theirs.advantages[baseline], rtol=FLOAT32, atol=FLOAT32)
