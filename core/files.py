@@ -1,12 +1,13 @@
 """Files that are whole or not there, and files that only grow."""
 
+import fcntl
 import os
 from collections.abc import Generator
 from contextlib import contextmanager
 from io import FileIO
 from pathlib import Path
 
-from core.errors import UserError
+from core.errors import ConfigError, UserError
 
 
 def write_whole(path: Path, text: str) -> None:
@@ -31,6 +32,14 @@ def flush(path: Path) -> None:
         os.fsync(descriptor)
     finally:
         os.close(descriptor)
+
+
+def hold(file: FileIO, path: Path) -> None:
+    """Keep the file for this process until it is closed. Raises ConfigError naming `path` where another one has it."""
+    try:
+        fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except BlockingIOError as error:
+        raise ConfigError(f"{path}: another process is writing to it") from error
 
 
 def append_whole(file: FileIO, data: bytes) -> int:

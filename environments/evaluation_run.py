@@ -8,6 +8,7 @@ report.html     the figures and the episodes, see environments/report_page.py
 
 import json
 from collections.abc import Mapping, Sequence
+from contextlib import ExitStack
 from io import FileIO
 from pathlib import Path
 from typing import Self
@@ -15,7 +16,7 @@ from typing import Self
 from pydantic import BaseModel
 
 from core.errors import BadData, ConfigError
-from core.files import append_whole, resumable, write_whole
+from core.files import append_whole, hold, resumable, write_whole
 from core.types import JsonObject, Task, Trajectory, Value
 from environments.evaluation import EvaluationConfig, EvaluationReport, succeeded
 from environments.intervals import Interval, Z, mean_interval
@@ -48,15 +49,18 @@ class EvaluationRun:
     def __enter__(self) -> Self:
         self.folder.mkdir(parents=True, exist_ok=True)
         told, samples = self.folder / "run.json", self.folder / "samples.jsonl"
-        found = json.loads(told.read_text("utf-8")) if told.is_file() else None
+        found = _told_in(told)
         if found is None and any(self.folder.iterdir()):
             raise ConfigError(f"{self.folder}: holds something that is no evaluation; choose another folder")
         if found not in (None, self._told):
             raise ConfigError(f"{self.folder}: is an evaluation of {found}, not of {self._told}; choose another folder")
         write_whole(told, json.dumps(self._told) + "\n")
-        self.known, whole = read_samples(samples)
-        self._samples = FileIO(samples, "a")
-        self._samples.truncate(whole)
+        with ExitStack() as opened:
+            self._samples = opened.enter_context(FileIO(samples, "a"))
+            hold(self._samples, self.folder)
+            self.known, whole = read_samples(samples)
+            self._samples.truncate(whole)
+            opened.pop_all()
         return self
 
     def __exit__(self, *_: object) -> None:
@@ -84,6 +88,14 @@ class EvaluationRun:
             write_whole(self.folder / "report.html", report_page(report, tasks, trajectories))
 
 
+def _told_in(path: Path) -> JsonObject | None:
+    """What a run.json says; None where there is none. Raises ConfigError where it says nothing."""
+    try:
+        return json.loads(path.read_text("utf-8")) if path.is_file() else None
+    except ValueError as error:
+        raise ConfigError(f"{path}: is no JSON ({error}); choose another folder") from error
+
+
 def read_samples(path: Path) -> tuple[dict[str, Trajectory], int]:
     """The episodes in a samples.jsonl by id, and how many bytes of it are whole lines.
 
@@ -105,7 +117,7 @@ def read_samples(path: Path) -> tuple[dict[str, Trajectory], int]:
 def lighteval(report: EvaluationReport, told: JsonObject) -> JsonObject:
     """The figures as lighteval 0.13 writes them: each with its standard error, where it has an interval.
 
-    A task is called SUITE:TASK:SHOTS; nothing is cut or padded to fit, so its counts of that are zero.
+    A task is called SUITE:TASK|SHOTS; nothing is cut or padded to fit, so its counts of that are zero.
     """
     figures = {"success": report.success, "reward": report.reward, "turns": report.turns}
     figures |= {f"pass@{k}": one for k, one in report.pass_at.items()} | {f"part:{k}": v for k, v in report.metrics.items()}
@@ -114,7 +126,7 @@ def lighteval(report: EvaluationReport, told: JsonObject) -> JsonObject:
         results[name] = one.mean
         if one.low is not None and one.high is not None:
             results[f"{name}_stderr"] = (one.high - one.low) / (2 * Z)
-    task, played = f"natgym:{report.environment}:0", report.tasks * report.samples - sum(report.lost.values())
+    task, played = f"natgym:{report.environment}|0", report.tasks * report.samples - sum(report.lost.values())
     model = told.get("policy")
     details: JsonObject = {"hashes": {}, "truncated": 0, "non_truncated": played, "padded": 0, "non_padded": played}
     return {

@@ -5,7 +5,6 @@ stopped: `FILE.progress` says how long the file was after each group, what stand
 """
 
 import asyncio
-import fcntl
 import json
 import os
 import threading
@@ -19,7 +18,7 @@ from typing import Self, TypeVar
 from pydantic import Field
 
 from core.errors import BadData, ConfigError, UserError
-from core.files import append_whole, resumable
+from core.files import append_whole, hold, resumable
 from core.types import JsonObject, ScoredGroup, Value
 from environments.base import Split
 from environments.data_formats import DataFormat, rows_of
@@ -121,7 +120,7 @@ class RowFile:
         with ExitStack() as opened, resumable(self.path):
             self._rows = opened.enter_context(FileIO(self.path, "a+"))
             self._progress = opened.enter_context(FileIO(f"{self.path}.progress", "a+"))
-            self._hold()
+            hold(self._progress, self.path)
             self._resume()
             self._opened = opened.pop_all()
         return self
@@ -139,7 +138,8 @@ class RowFile:
             group = group if config.token_ids else without_tokens(group)
             selected = select(group, config, self._seen)
             rows = rows_of(group, selected.kept, config.form)
-            end = append_whole(self._rows, "".join(json.dumps(row, ensure_ascii=False) + "\n" for row in rows).encode())
+            text = "".join(json.dumps(row, ensure_ascii=False) + "\n" for row in rows).encode()
+            end = append_whole(self._rows, text)
             entry = Progress(
                 group=number,
                 end=end,
@@ -149,7 +149,11 @@ class RowFile:
                 rolled_back=sum(turn.rolled_back for one in group.trajectories for turn in one.turns),
                 digests=tuple(selected.digests),
             )
-            append_whole(self._progress, f"{entry.model_dump_json()}\n".encode())
+            try:
+                append_whole(self._progress, f"{entry.model_dump_json()}\n".encode())
+            except OSError:  # rows that nothing tells of would stay before those of the next group
+                self._rows.truncate(end - len(text))
+                raise
             self.done[number] = entry
             self._seen.update(selected.digests)
 
@@ -163,12 +167,6 @@ class RowFile:
             lost=self._lost,
             rolled_back=sum(entry.rolled_back for entry in entries),
         )
-
-    def _hold(self) -> None:
-        try:
-            fcntl.flock(self._progress, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError as error:
-            raise ConfigError(f"{self.path}: another process is writing to it") from error
 
     def _resume(self) -> None:
         """Read what is done, and drop what a killed run left behind it in both files."""

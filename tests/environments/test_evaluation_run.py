@@ -48,11 +48,11 @@ async def test_metrics_have_the_form_of_lighteval(tmp_path: Path):
     metrics = json.loads((tmp_path / "run" / "metrics.json").read_text())
     assert metrics["results"]["all"]["success"] == 1.0
     assert metrics["results"]["all"]["pass@2"] == 1.0
-    assert metrics["results"]["natgym:sums:0"]["success_stderr"] > 0
+    assert metrics["results"]["natgym:sums|0"]["success_stderr"] > 0
     assert metrics["config_general"]["model_name"] == "gold"
     sections = {"config_general", "results", "versions", "config_tasks", "summary_tasks", "summary_general"}
     assert metrics.keys() == sections
-    assert metrics["versions"].keys() == metrics["config_tasks"].keys() == metrics["summary_tasks"].keys() == {"natgym:sums:0"}
+    assert metrics["versions"].keys() == metrics["config_tasks"].keys() == metrics["summary_tasks"].keys() == {"natgym:sums|0"}
     assert metrics["summary_general"]["non_truncated"] == 8
 
 
@@ -97,6 +97,19 @@ async def test_a_folder_of_another_evaluation_is_left_alone(tmp_path: Path):
         pass
     await played(tmp_path / "run")
     with pytest.raises(ConfigError, match="choose another folder"), EvaluationRun(tmp_path / "run", {"policy": "other"}):
+        pass
+
+
+async def test_a_folder_whose_description_is_torn_is_told(tmp_path: Path):
+    (tmp_path / "run.json").write_text("{")
+    with pytest.raises(ConfigError, match=r"run\.json: is no JSON"), EvaluationRun(tmp_path, TOLD):
+        pass
+
+
+def test_a_folder_is_written_by_one_process_at_a_time(tmp_path: Path):
+    with EvaluationRun(tmp_path, TOLD), pytest.raises(ConfigError, match="another process"), EvaluationRun(tmp_path, TOLD):
+        pass
+    with EvaluationRun(tmp_path, TOLD):
         pass
 
 

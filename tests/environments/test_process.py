@@ -13,6 +13,7 @@ from core.types import JsonObject
 from environments.base import Split
 from environments.episode import Arena
 from environments.gold_policy import GoldPolicy
+from environments.group import run_group
 from environments.policy import Completion, CompletionRequest
 from environments.process import ProcessConfig, RowFile, generate
 from environments.sharegpt import from_sharegpt
@@ -198,6 +199,27 @@ async def test_a_full_disk_leaves_whole_rows_that_can_be_resumed(tmp_path: Path)
     assert 0 < len(rows(out)) < 12
     await generate(Arena(SUMS, GOLD, FakeBackend()), config, out)
     assert len({str(row["id"]) for row in rows(out)}) == len(rows(out)) == 12
+
+
+async def test_rows_that_nothing_tells_of_are_taken_back(tmp_path: Path):
+    import resource
+
+    out, config = tmp_path / "f.jsonl", ProcessConfig()
+    arena, task = Arena(SUMS, GOLD, FakeBackend()), SUMS.tasks(Split.TRAIN)[0]
+    lost, kept = await run_group(arena, task, 1, "lost"), await run_group(arena, task, 1, "kept")
+    header: JsonObject = {"long": "x" * 20_000}  # so that the disk is full for the progress before it is for the rows
+    before = resource.getrlimit(resource.RLIMIT_FSIZE)
+    with RowFile(out, header) as file:
+        resource.setrlimit(resource.RLIMIT_FSIZE, (Path(f"{out}.progress").stat().st_size, before[1]))
+        try:
+            with pytest.raises(UserError, match="can be resumed"):
+                file.append(0, lost, config)
+        finally:
+            resource.setrlimit(resource.RLIMIT_FSIZE, before)
+        file.append(1, kept, config)
+    with RowFile(out, header) as file:
+        assert list(file.done) == [1]
+    assert [row["id"] for row in rows(out)] == ["kept-0"]
 
 
 async def test_a_duplicate_of_an_earlier_run_is_left_out(tmp_path: Path):
