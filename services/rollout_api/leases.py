@@ -20,14 +20,19 @@ class LeaseTimers:
     def __init__(self, store: Store, clock: Clock) -> None:
         self._store, self._clock = store, clock
         self._ends: dict[str, float] = {}
+        self._stored: dict[str, float] = {}  # the ends that the store named at the last look
         self._changed = asyncio.Event()
 
     async def adopt(self) -> None:
-        """Time the leases that the store knows and this does not."""
+        """Time the leases that the store knows and this does not, and those that another process let begin anew."""
+        leases = await self._store.open_leases()
         now, wall = self._clock.monotonic(), self._clock.now()
-        for lease in await self._store.open_leases():
+        for lease in leases:
             # a wall clock that was set back must not make a lease longer than it was
-            self._ends.setdefault(lease.batch_id, now + min(max(lease.expires_at - wall, 0.0), lease.length))
+            end = now + min(max(lease.expires_at - wall, 0.0), lease.length)
+            anew = self._stored.get(lease.batch_id, lease.expires_at) != lease.expires_at
+            self._ends[lease.batch_id] = end if anew else self._ends.get(lease.batch_id, end)
+            self._stored[lease.batch_id] = lease.expires_at
         self._changed.set()
 
     def start(self, batch_id: str, seconds: float, *, anew: bool = False) -> None:
@@ -40,10 +45,12 @@ class LeaseTimers:
     def stop(self, batch_id: str) -> None:
         """The lease is over."""
         self._ends.pop(batch_id, None)
+        self._stored.pop(batch_id, None)
 
     def clear(self) -> None:
         """All leases are over; those that are not are found again in the store."""
         self._ends.clear()
+        self._stored.clear()
 
     async def run(self) -> None:
         """End leases as their time comes, until cancelled."""
@@ -73,6 +80,6 @@ class LeaseTimers:
             log.error("lease_not_ended", batch=batch_id, error=str(error))
             self._ends[batch_id] = self._clock.monotonic() + RETRY_SECONDS
             return
-        self._ends.pop(batch_id, None)
+        self.stop(batch_id)
         if groups:
             log.warning("lease_expired", batch=batch_id, groups=groups)

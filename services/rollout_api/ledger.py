@@ -99,7 +99,7 @@ def take_batch(t: Transaction, wanted: TakeBatch, now: float, choose: Choose | N
     The id of a batch that is still leased gives that batch again, filled up where some of it is refused. Raises
     Conflict for one that was acknowledged or has expired, and where no run says what is too stale.
     """
-    known = t.db.rows("SELECT state, run FROM batches WHERE id = %s", (wanted.batch_id,))
+    known = t.db.rows(f"SELECT state, run FROM batches WHERE id = %s{t.db.row_lock}", (wanted.batch_id,))  # noqa: S608
     if known:
         state, name = known[0]
         if state != "leased":

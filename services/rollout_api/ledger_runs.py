@@ -24,11 +24,11 @@ def queue_of(t: Transaction, name: str) -> str:
     """
     if name:
         return name
-    runs = t.db.rows("SELECT id, status FROM runs WHERE dialect = %s ORDER BY opened", (NATIVE,))
-    unfinished = [run for run, status in runs if status != RunStatus.FINISHED.value]
-    if len(unfinished) > 1:
-        raise Conflict(f"{len(unfinished)} runs are open, name one of them: {', '.join(unfinished)[:300]}")
-    return unfinished[0] if unfinished else (runs[-1][0] if runs else "")
+    found = _unnamed(t)
+    if not found:
+        _settle(t)
+        found = _unnamed(t)
+    return found
 
 
 def register_environment(t: Transaction, name: str, spec: EnvironmentSpec) -> None:
@@ -98,8 +98,22 @@ def clear_run(t: Transaction, name: str) -> int:
     return groups
 
 
+def _unnamed(t: Transaction) -> str:
+    runs = t.db.rows("SELECT id, status FROM runs WHERE dialect = %s ORDER BY opened", (NATIVE,))
+    unfinished = [run for run, status in runs if status != RunStatus.FINISHED.value]
+    if len(unfinished) > 1:
+        raise Conflict(f"{len(unfinished)} runs are open, name one of them: {', '.join(unfinished)[:300]}")
+    return unfinished[0] if unfinished else (runs[-1][0] if runs else "")
+
+
+def _settle(t: Transaction) -> None:
+    """Wait for a process that opens the first run now, or for those that post before there is one."""
+    t.db.rows(f"SELECT turn FROM turns{t.db.row_lock}")  # noqa: S608 our own words
+
+
 def _adopt(t: Transaction, name: str) -> None:
     """Give the run what was posted while there was none."""
+    _settle(t)
     t.write_counts()
     for environment, state, groups, size, lost in t.db.rows(
         "SELECT environment, state, groups, bytes, lost FROM counts WHERE run = ''"

@@ -2,17 +2,23 @@
 
 import asyncio
 from collections.abc import AsyncIterator, Iterator
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import asynccontextmanager
 
 import pytest
 
 from core.errors import ConfigError, QueueError
-from services.rollout_api.base import Limits
-from services.rollout_api.messages import GroupFilter
+from core.wire import encode
+from services.rollout_api import ledger, ledger_runs
+from services.rollout_api.base import Limits, Parcel
+from services.rollout_api.compression import seal
+from services.rollout_api.messages import GroupFilter, TakeBatch
 from services.rollout_api.postgres import PostgresServer
+from services.rollout_api.refusals import Conflict
 from services.rollout_api.store import LedgerStore
+from services.rollout_api.transaction import Transaction, read_snapshot
 from services.sdk.rollout_client import RolloutClient
-from tests.services.rollout_api.harness import ApiProcess, group, ids, run_spec, serving, update
+from tests.services.rollout_api.harness import ROOMY, ApiProcess, group, ids, run_spec, serving, update
 from tests.services.rollout_api.postgres_server import PostgresProcess
 
 pytest.importorskip("psycopg")
@@ -154,6 +160,66 @@ async def test_the_lease_of_a_process_that_was_killed_ends_in_the_other(database
             taken = await client.take_batch(1, 0, wait_seconds=60)
     assert taken is not None
     assert ids(taken.groups) == ["a"]
+
+
+class Process:
+    """What another process does, step by step: a connection of its own, with a transaction open."""
+
+    def __init__(self, database: str) -> None:
+        self.db = PostgresServer(database).connect()
+        self.begin()
+
+    def __enter__(self) -> "Process":
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.db.close()
+
+    def begin(self) -> None:
+        self.db.begin()
+        self.t = Transaction(self.db, read_snapshot(self.db), ROOMY)
+
+    def commit(self) -> None:
+        self.t.write_counts()
+        self.db.commit(())
+
+    def somebody_waits(self) -> bool:
+        return bool(self.db.rows("SELECT 1 FROM pg_locks WHERE NOT granted"))
+
+
+def parcel(name: str) -> Parcel:
+    return Parcel(name, "sums", policy_version=0, scored=2, lost=0, body=encode(group(name)), accepted_at=0.0)
+
+
+def test_a_group_that_comes_while_another_process_opens_the_first_run_is_in_it(database: str):
+    with Process(database) as posting, Process(database) as opening, ThreadPoolExecutor(1) as thread:
+        ledger.put_group(posting.t, seal(parcel("a")))
+        opened = thread.submit(ledger_runs.open_run, opening.t, run_spec())
+        while not opened.done() and not posting.somebody_waits():
+            pass
+        posting.commit()
+        opened.result()
+        opening.commit()
+        assert posting.db.rows("SELECT run FROM groups") == [("run",)]
+        assert read_snapshot(posting.db).total("run").queued == 1
+
+
+def test_a_batch_that_another_process_takes_back_is_not_filled_up(database: str):
+    wanted = TakeBatch(batch_id="batch", groups=2, policy_version=0)
+    with Process(database) as returning, Process(database) as filling, ThreadPoolExecutor(1) as thread:
+        ledger_runs.open_run(returning.t, run_spec())
+        for name in ("a", "b"):
+            ledger.put_group(returning.t, seal(parcel(name)))
+        assert ledger.take_batch(returning.t, wanted, 0.0) is not None
+        returning.commit()
+        returning.begin()
+        assert ledger.return_batch(returning.t, "batch") == 2
+        filled = thread.submit(ledger.take_batch, filling.t, wanted.model_copy(update={"refused": ("a",)}), 0.0)
+        while not filled.done() and not returning.somebody_waits():
+            pass
+        returning.commit()
+        with pytest.raises(Conflict, match="expired"):
+            filled.result()
 
 
 async def test_the_queue_goes_on_when_the_database_comes_back(server: PostgresProcess, database: str):
