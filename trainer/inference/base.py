@@ -120,12 +120,14 @@ class EngineStats:
     generated_tokens: int = 0
     decode_steps: int = 0
     publishes: int = 0
+    interrupted_steps: int = 0
+    """Steps that were left for new weights and done again with them."""
     cache_tokens: int = 0
     """Tokens whose keys and values are kept for a next turn."""
     ready: bool = True
     """Whether a request would be taken now: neither closed nor full."""
     seconds: Mapping[str, float] = field(default_factory=dict)
-    """Wall seconds by phase: prefill, decode, publish."""
+    """Wall seconds by phase: prefill, decode, publish (with what it interrupted)."""
 
 
 class QueueFull(PolicyError):
@@ -173,7 +175,7 @@ class InferenceEngine(Protocol):
         ...
 
     async def publish(self, weights: "Mapping[str, Tensor]", version: int) -> None:
-        """Sample from these weights (Hugging Face names) from the next decode step on.
+        """Sample from these weights (Hugging Face names) from the next decode step on. They must not change meanwhile.
 
         What is being decoded goes on with the keys and values that it has; new requests reuse none of an older
         version. Returns when the weights have been copied. Raises TrainingError and changes nothing where names

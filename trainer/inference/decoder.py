@@ -1,11 +1,23 @@
 """The contract of a decoder, a model that continues rows of tokens, and of the slab where it keeps their states."""
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from typing import Any, Protocol
 
 from torch import Tensor
 
 from trainer.inference.feed import Feed
+
+Interrupt = Callable[[], bool]
+"""Whether what is being computed should be left, because new weights wait."""
+
+
+def never() -> bool:
+    """Compute to the end."""
+    return False
+
+
+class Interrupted(Exception):
+    """A forward pass was left between two layers."""
 
 
 class Slab(Protocol):
@@ -48,8 +60,11 @@ class Decoder(Protocol):
         """An empty slab for that many rows of at most `max_length` tokens. Raises ConfigError."""
         ...
 
-    def forward(self, feed: Feed, slab: Any) -> Tensor:
-        """Float32 logits after the last token of each row, (count, vocab); the slab then knows all tokens of the feed."""
+    def forward(self, feed: Feed, slab: Any, interrupt: Interrupt = never) -> Tensor:
+        """Float32 logits after the last token of each row, (count, vocab); the slab then knows all tokens of the feed.
+
+        Who can stop between layers asks `interrupt` there, and raises Interrupted: the slab knows none of them then.
+        """
         ...
 
     def assign(self, weights: Mapping[str, Tensor]) -> None:

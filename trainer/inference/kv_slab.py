@@ -9,6 +9,7 @@ import torch
 from torch import Tensor
 
 from core.errors import ConfigError
+from trainer.inference.feed import Feed
 
 FIRST_LENGTH = 256
 KEPT_TOKENS = 512
@@ -80,6 +81,11 @@ class KVSlab:
         """The first `tokens` of what `save` gave, into a row."""
         self.k[:, row, :, :tokens] = saved[0, :, :, :tokens]
         self.v[:, row, :, :tokens] = saved[1, :, :, :tokens]
+
+    def erase(self, feed: Feed) -> None:
+        """Zero the places of tokens whose layers were computed in part: weights that diverged write NaN there."""
+        self.k[:, feed.rows, :, feed.positions] = 0.0
+        self.v[:, feed.rows, :, feed.positions] = 0.0
 
     def clear_row(self, row: int) -> None:
         """Zero a row that may hold NaN."""

@@ -100,6 +100,7 @@ class LocalEngine:
         self._in_flight: Counter[str] = Counter()
         self._requests = self._rejected = self._cancelled = self._failed = 0
         self._closed = False
+        self._swaps_due = 0
         self._thread = Thread(target=self._run, name="decode", daemon=True)
         self._thread.start()
 
@@ -155,8 +156,13 @@ class LocalEngine:
                 _call(loop, [lambda error=error: None if done.done() else done.set_exception(error)])
             else:
                 _call(loop, [lambda: None if done.done() else done.set_result(None)])
+            finally:
+                with self._awake:
+                    self._swaps_due -= 1
 
-        self._post(swap)
+        with self._awake:
+            self._post(swap)
+            self._swaps_due += 1
         await done
         log.info("weights_published", version=version)
 
@@ -176,6 +182,7 @@ class LocalEngine:
             generated_tokens=counters.generated_tokens,
             decode_steps=counters.decode_steps,
             publishes=counters.publishes,
+            interrupted_steps=counters.interrupted_steps,
             cache_tokens=scheduler.cache.tokens,
             ready=not (self._closed or self._full),
             seconds={
@@ -262,7 +269,7 @@ class LocalEngine:
                 try:
                     while self._inbox:
                         self._inbox.popleft()()
-                    self._deliver(self._scheduler.step())
+                    self._deliver(self._scheduler.step(lambda: self._swaps_due > 0))
                 except Exception as error:  # the thread's boundary: nobody may wait for ever on a dead thread
                     log.error("decode_failed", error=f"{type(error).__name__}: {error}")
                     self._fail(PolicyError(f"the decoder failed: {type(error).__name__}: {error}"))

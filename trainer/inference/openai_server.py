@@ -35,6 +35,7 @@ COUNTERS = (
     "generated_tokens",
     "decode_steps",
     "publishes",
+    "interrupted_steps",
 )
 
 

@@ -13,6 +13,7 @@ from torch import Tensor
 from transformers import AttentionInterface, PreTrainedModel
 
 from core.errors import ConfigError
+from trainer.inference.decoder import Interrupt, Interrupted, never
 from trainer.inference.feed import Feed
 from trainer.inference.kv_slab import KVSlab, SlabShape, cache_dtype
 from trainer.inference.model_weights import assign_state, longest
@@ -28,9 +29,13 @@ class _Step:
     feed: Feed
     slab: KVSlab
     places: Tensor
+    interrupt: Interrupt
     biases: dict[int | None, Tensor] = field(default_factory=dict)
 
     def attend(self, layer: int, q: Tensor, k: Tensor, v: Tensor, window: int | None, softcap: float | None) -> Tensor:
+        if self.interrupt():
+            self.slab.erase(self.feed)
+            raise Interrupted
         feed, cache = self.feed, (self.slab.k[layer], self.slab.v[layer])
         feed.write(k, v, cache, self.places)
         if window not in self.biases:
@@ -77,10 +82,10 @@ class PackedDecoder:
         )
 
     @torch.inference_mode()
-    def forward(self, feed: Feed, slab: KVSlab) -> Tensor:
+    def forward(self, feed: Feed, slab: KVSlab, interrupt: Interrupt = never) -> Tensor:
         """See Decoder."""
         slab.reserve(feed.length)
-        token = _STEP.set(_Step(feed, slab, feed.places(slab.k.shape[2], slab.length)))
+        token = _STEP.set(_Step(feed, slab, feed.places(slab.k.shape[2], slab.length), interrupt))
         try:
             made = self._model(
                 input_ids=feed.ids.unsqueeze(0),

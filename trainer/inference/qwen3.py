@@ -7,6 +7,7 @@ a `transformers` forward to about 1e-6. Source: transformers, models/qwen3/model
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Self
 
 import torch
 import torch.nn.functional as F  # noqa: N812 (the name that everybody knows)
@@ -15,6 +16,7 @@ from torch import Tensor
 from core.config import read_file, validated
 from core.errors import ConfigError, TrainingError
 from core.types import JsonObject, Value
+from trainer.inference.decoder import Interrupt, Interrupted, never
 from trainer.inference.feed import Feed
 from trainer.inference.kv_slab import KVSlab, SlabShape, cache_dtype
 
@@ -89,7 +91,7 @@ class Qwen3:
         self._cos, self._sin = self._rotations()
 
     @classmethod
-    def load(cls, model_dir: Path, device: str = "cpu", dtype: torch.dtype = torch.float32) -> "Qwen3":
+    def load(cls, model_dir: Path, device: str = "cpu", dtype: torch.dtype = torch.float32) -> Self:
         """The model of a Hugging Face directory. Raises ConfigError, TrainingError."""
         model = cls(Qwen3Config.read(model_dir), device, dtype)
         model.assign(_stored_weights(model_dir))
@@ -117,7 +119,7 @@ class Qwen3:
         shape = SlabShape(config.num_hidden_layers, rows, config.num_key_value_heads, max_length, config.head_dim)
         return KVSlab(shape, self.device, cache_dtype(self.device, self.dtype))
 
-    def forward(self, feed: Feed, slab: KVSlab) -> Tensor:
+    def forward(self, feed: Feed, slab: KVSlab, interrupt: Interrupt = never) -> Tensor:
         """Logits after the last token of each row, (count, vocab); keys and values of all tokens go to the slab."""
         slab.reserve(feed.length)
         eps, bias = self.config.rms_norm_eps, feed.bias(slab.k.dtype)
@@ -125,6 +127,9 @@ class Qwen3:
         places = feed.places(slab.k.shape[2], slab.length)
         x = self.embedding[feed.ids]
         for index, layer in enumerate(self.layers):
+            if interrupt():
+                slab.erase(feed)
+                raise Interrupted
             cache = slab.k[index], slab.v[index]
             qkv = F.linear(_normed(x, layer.input_norm, eps), layer.qkv).view(len(x), -1, self.config.head_dim)
             qk = _rotated(_normed(qkv[:, : self.heads], layer.qk_norm, eps), rotation).to(slab.k.dtype)

@@ -9,7 +9,7 @@ from typing import Protocol
 import torch
 from torch import Tensor
 
-from trainer.inference.decoder import Decoder
+from trainer.inference.decoder import Decoder, Interrupt, never
 from trainer.inference.feed import Feed
 from trainer.inference.kv_slab import KVSlab
 
@@ -54,10 +54,10 @@ class ReplayingDecoder:
         self._rows, self._longest = rows, max_length
         return self._decoder.slab(rows, max_length)
 
-    def forward(self, feed: Feed, slab: KVSlab) -> Tensor:
-        """See Decoder."""
+    def forward(self, feed: Feed, slab: KVSlab, interrupt: Interrupt = never) -> Tensor:
+        """See Decoder. What was recorded goes on to its end."""
         if feed.padded is not None:
-            return self._decoder.forward(feed, slab)
+            return self._decoder.forward(feed, slab, interrupt)
         rows = min(1 << (feed.count - 1).bit_length(), self._rows)
         length = min(-(-feed.length // LENGTH_STEP) * LENGTH_STEP, self._longest)
         slab.reserve(length)

@@ -15,6 +15,7 @@ from torch import Tensor
 from transformers import PreTrainedModel
 from transformers.cache_utils import DynamicLayer
 
+from trainer.inference.decoder import Interrupt, never
 from trainer.inference.feed import Feed
 from trainer.inference.model_weights import assign_state, longest
 
@@ -88,8 +89,8 @@ class RowDecoder:
         return RowSlab(rows)
 
     @torch.inference_mode()
-    def forward(self, feed: Feed, slab: RowSlab) -> Tensor:
-        """See Decoder."""
+    def forward(self, feed: Feed, slab: RowSlab, interrupt: Interrupt = never) -> Tensor:
+        """See Decoder. Goes on to the end: a state that has seen some of the tokens cannot be set back."""
         counts = torch.bincount(feed.rows - feed.first_row, minlength=feed.count).tolist()
         logits, begin = [], 0
         for row, count in enumerate(counts, feed.first_row):

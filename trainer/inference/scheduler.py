@@ -14,11 +14,14 @@ from torch import Tensor
 from core.errors import PolicyError
 from core.types import FinishReason
 from trainer.inference.completion import Completion
-from trainer.inference.decoder import Decoder, Slab
+from trainer.inference.decoder import Decoder, Interrupt, Interrupted, Slab, never
 from trainer.inference.fair_queue import FairQueue
 from trainer.inference.feed import Feed
 from trainer.inference.prefix_cache import BLOCK, Prefix, PrefixCache
 from trainer.inference.sampling import draw, masked
+
+FIRST_ROWS = 8
+"""Rows that the first step after a publication samples: a step of so many takes half as long as one of 32."""
 
 
 @dataclass
@@ -30,6 +33,7 @@ class Counters:
     generated_tokens: int = 0
     decode_steps: int = 0
     publishes: int = 0
+    interrupted_steps: int = 0
     prefill_seconds: float = 0.0
     decode_seconds: float = 0.0
     publish_seconds: float = 0.0
@@ -72,6 +76,7 @@ class Scheduler:
         self.waiting = FairQueue()
         self.running: list[Completion] = []
         self._room = room
+        self._swapped = self._interrupted = False
         self._slab: Slab = model.slab(room.max_batch, room.max_length)
 
     @property
@@ -106,29 +111,46 @@ class Scheduler:
         self.cache.clear()
         for completion in self.running:
             completion.prefix = None
+        self._swapped = True
         self.counters.publishes += 1
         self.counters.publish_seconds += perf_counter() - started
 
-    def step(self) -> list[Completion]:
-        """Admit, then sample one token for all that run. Returns those that got tokens or ended, each once."""
+    def step(self, interrupt: Interrupt = never) -> list[Completion]:
+        """Admit, then sample one token for all that run. Returns those that got tokens or ended, each once.
+
+        Where `interrupt` says so, what is being computed is left to the next step. That one goes on to its end:
+        publications in a row hold nobody up for ever.
+        """
         touched: dict[Completion, None] = {}
-        computed = 0
-        while computed < self._room.prefill_tokens and (admissions := self._admissions(self._room.prefill_tokens - computed)):
-            computed += sum(admission.missing for admission in admissions)
-            touched.update(dict.fromkeys(self._prefill(admissions)))
-        if self.running:
-            touched.update(dict.fromkeys(self._decode()))
+        interrupt, self._interrupted = never if self._interrupted else interrupt, False
+        try:
+            for computed in self._computed(interrupt):
+                touched.update(dict.fromkeys(computed))
+        except Interrupted:
+            self._interrupted = True
+            self.counters.interrupted_steps += 1
         return list(touched)
 
-    def _prefill(self, admissions: Sequence[Admission]) -> list[Completion]:
+    def _computed(self, interrupt: Interrupt) -> Iterator[list[Completion]]:
+        """What got tokens in one step, batch by batch."""
+        left = self._room.prefill_tokens
+        while left > 0 and (admissions := self._admissions(left)):
+            left -= sum(admission.missing for admission in admissions)
+            yield self._prefill(admissions, interrupt)
+        if self.running:
+            yield self._decode(interrupt)
+
+    def _prefill(self, admissions: Sequence[Admission], interrupt: Interrupt) -> list[Completion]:
         """Compute prompts in the rows behind the running ones, and sample their first tokens."""
         started = perf_counter()
         first_row = len(self.running)
         batch = [admission.completion for admission in admissions]
+        logits = self._prompt_logits(admissions, first_row, interrupt)
         for row, admission in enumerate(admissions, start=first_row):
-            self._reuse(admission, row)
-        logits = [self.model.forward(feed, self._slab) for feed in self._prompt_feeds(admissions, first_row)][-1]
-        for row, completion in enumerate(batch, start=first_row):
+            completion = admission.completion
+            completion.cached_tokens = admission.shared
+            self.counters.prompt_tokens += completion.prompt_length
+            self.counters.cached_prompt_tokens += admission.shared
             completion.prefix = Prefix(completion.tokens[: completion.prompt_length], row, session_id=completion.session_id)
             self.cache.add(completion.prefix)
         self.waiting.take(set(batch))
@@ -137,12 +159,28 @@ class Scheduler:
         self.counters.prefill_seconds += perf_counter() - started
         return batch
 
+    def _prompt_logits(self, admissions: Sequence[Admission], first_row: int, interrupt: Interrupt) -> Tensor:
+        """Logits after each prompt, which is in its row then. Interrupted: those rows are free and zero."""
+        for row, admission in enumerate(admissions, start=first_row):
+            self._reuse(admission, row)
+        try:
+            return [self._forward(feed, interrupt) for feed in self._prompt_feeds(admissions, first_row)][-1]
+        except Interrupted:
+            for row in range(first_row, first_row + len(admissions)):
+                self._slab.clear_row(row)
+            raise
+
+    def _forward(self, feed: Feed, interrupt: Interrupt) -> Tensor:
+        started = perf_counter()
+        try:
+            return self.model.forward(feed, self._slab, interrupt)
+        except Interrupted:
+            self.counters.publish_seconds += perf_counter() - started
+            raise
+
     def _reuse(self, admission: Admission, row: int) -> None:
         """Put the shared first tokens into the row."""
-        completion, source, shared = admission.completion, admission.source, admission.shared
-        completion.cached_tokens = shared
-        self.counters.prompt_tokens += completion.prompt_length
-        self.counters.cached_prompt_tokens += shared
+        source, shared = admission.source, admission.shared
         if source is None:
             return
         if source.row is not None:
@@ -162,11 +200,11 @@ class Scheduler:
             part = runs[0][begin : begin + self._room.prefill_tokens]
             yield Feed.runs([part], [starts[0] + begin], first_row, self.model.device)
 
-    def _decode(self) -> list[Completion]:
+    def _decode(self, interrupt: Interrupt) -> list[Completion]:
         started = perf_counter()
-        batch = list(self.running)
+        batch = self.running[: FIRST_ROWS if self._swapped else None]
         feed = Feed.one_each([one.tokens[-1] for one in batch], [len(one.tokens) - 1 for one in batch], self.model.device)
-        self._sample(batch, self.model.forward(feed, self._slab))
+        self._sample(batch, self._forward(feed, interrupt))
         self.counters.decode_steps += 1
         self.counters.decode_seconds += perf_counter() - started
         return batch
@@ -176,6 +214,7 @@ class Scheduler:
         tokens, logprobs = draw(logits, [one.params for one in batch], [one.uniform() for one in batch])
         for completion, token, logprob in zip(batch, tokens, logprobs, strict=True):
             completion.append(token, logprob, self.version)
+        self._swapped = False
         self.counters.generated_tokens += len(batch)
         self._release([one for one in batch if one.end is not None])
 

@@ -21,6 +21,7 @@ from trainer.inference.base import (
     UnusableRequest,
     VersionSpan,
 )
+from trainer.inference.decoder import Interrupt, never
 from trainer.inference.feed import Feed
 from trainer.inference.kv_slab import KVSlab
 from trainer.inference.local_engine import LocalEngine, LocalEngineConfig
@@ -271,11 +272,11 @@ class BreaksOnce(Qwen3):
 
     broken = False
 
-    def forward(self, feed: Feed, slab: KVSlab) -> torch.Tensor:
+    def forward(self, feed: Feed, slab: KVSlab, interrupt: Interrupt = never) -> torch.Tensor:
         if not self.broken:
             self.broken = True
             raise MemoryError("no room")
-        return super().forward(feed, slab)
+        return super().forward(feed, slab, interrupt)
 
 
 async def test_a_decoder_that_broke_fails_its_requests_and_goes_on(model_dir: Path, reference: Reference):
