@@ -66,7 +66,9 @@ class WandbReporter:
         from os import environ
 
         mode = "online" if environ.get("WANDB_MODE") == "online" else "offline"
+        wandb.setup(wandb.Settings(mode=mode))  # offline of a run only, it would still report on itself over the network
         self._run = wandb.init(dir=str(out), project=PROJECT, id=run, name=run, resume="allow", mode=mode)
+        self._end = wandb.teardown
 
     def write(self, record: StepRecord) -> None:
         """See Reporter."""
@@ -75,6 +77,7 @@ class WandbReporter:
     def close(self) -> None:
         """See Reporter."""
         self._run.finish()
+        self._end()  # waits for W&B's own process, which writes the file
 
 
 def scalars(record: StepRecord) -> dict[str, float]:
