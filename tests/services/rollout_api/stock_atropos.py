@@ -30,9 +30,10 @@ def environ(**more: str) -> dict[str, str]:
 
 @contextmanager
 def running(command: Sequence[str | Path], log: Path, env: Mapping[str, str] | None = None) -> Iterator[subprocess.Popen]:
-    """A process whose output goes to a file, ended at the end."""
+    """A process whose output goes to a file, ended at the end; its temporary files are beside that file: W&B leaves some."""
+    beside = {**(env or environ()), "TMPDIR": str(log.parent)}
     with log.open("wb") as output:
-        process = subprocess.Popen([*map(str, command)], stdout=output, stderr=output, env=env or environ(), cwd=log.parent)
+        process = subprocess.Popen([*map(str, command)], stdout=output, stderr=output, env=beside, cwd=log.parent)
     try:
         yield process
     finally:
