@@ -20,8 +20,8 @@ async def test_a_lease_that_another_process_let_begin_anew_does_not_end_before_i
         for name in ("a", "b", "c"):
             body = encode(group(name))
             await store.put_group(Parcel(name, "sums", policy_version=0, scored=2, lost=0, body=body, accepted_at=0.0))
-        longer, shorter = (TakeBatch(batch_id=name, groups=1, policy_version=0, lease_seconds=10) for name in ("longer", "shorter"))
-        for wanted in (longer, shorter):
+        longer = TakeBatch(batch_id="longer", groups=1, policy_version=0, lease_seconds=10)
+        for wanted in (longer, longer.model_copy(update={"batch_id": "shorter"})):
             await store.take_batch(wanted, clock.now())
         timers = LeaseTimers(store, clock)
         await timers.adopt()
