@@ -19,6 +19,9 @@ DIGITS = zstandard.ZstdCompressionParameters.from_level(LEVEL, window_log=19, ha
 # above would take a fifth off the others too, for eight times the time
 PACKED = zstandard.ZstdCompressionParameters.from_level(-1)
 MAX_WINDOW_BYTES = 8 << 20  # what a decoder has to hold back; RFC 8878 wants every decoder to manage that much
+GZIP_STEP = 16 << 10
+MAX_MEMBERS = 10_000  # a parallel compressor makes one for each 64 KiB or more
+ZSTD_STEP = 1 << 10  # four bytes in can be 128 KiB out, so this is 32 MiB at most
 ENCODINGS = ("identity", "gzip", "zstd")
 
 _of_thread = local()
@@ -85,17 +88,22 @@ def inflated(body: bytes, encoding: str, max_bytes: int) -> bytes:
 
 def _from_gzip(body: bytes, max_bytes: int) -> bytes:
     parts: list[bytes] = []
-    room = max_bytes
-    while body:
-        member = zlib.decompressobj(wbits=31)
-        part = member.decompress(body, room + 1)
-        if len(part) > room:
-            raise _too_large(max_bytes)
+    room, at, members = max_bytes, 0, 0
+    while at < len(body):
+        member, members = zlib.decompressobj(wbits=31), members + 1
+        if members > MAX_MEMBERS:
+            raise zlib.error(f"more than {MAX_MEMBERS} members")
+        # not the whole rest at once: each member would copy all that comes after it
+        while at < len(body) and not member.eof:
+            piece = body[at : at + GZIP_STEP]
+            part = member.decompress(piece, room + 1)
+            at += len(piece) - len(member.unused_data)
+            room -= len(part)
+            if room < 0:
+                raise _too_large(max_bytes)
+            parts.append(part)
         if not member.eof:
             raise zlib.error("it ends too early")
-        parts.append(part)
-        room -= len(part)
-        body = member.unused_data
     return b"".join(parts)
 
 
@@ -106,14 +114,14 @@ def _from_zstd(body: bytes, max_bytes: int) -> bytes:
     decompressor = zstandard.ZstdDecompressor(max_window_size=MAX_WINDOW_BYTES).decompressobj()
     parts: list[bytes] = []
     size = 0
-    for start in range(0, len(body), 4096):  # a little in is at most a few MiB out
-        part = decompressor.decompress(body[start : start + 4096])
+    for start in range(0, len(body), ZSTD_STEP):
+        part = decompressor.decompress(body[start : start + ZSTD_STEP])
         size += len(part)
         if size > max_bytes:
             raise _too_large(max_bytes)
         parts.append(part)
         if decompressor.eof:
-            if decompressor.unused_data or start + 4096 < len(body):
+            if decompressor.unused_data or start + ZSTD_STEP < len(body):
                 raise zstandard.ZstdError("something follows its only frame")
             return b"".join(parts)
     raise zstandard.ZstdError("it ends too early")
