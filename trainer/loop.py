@@ -16,7 +16,7 @@ from trainer.engines.base import MODEL_FOLDER
 from trainer.learner import Learner, Lesson
 from trainer.metrics import Seconds, StepRecord, batch_figures, to_update
 from trainer.samples import Admission
-from trainer.weights import Publisher
+from trainer.weights import DirectPublisher, Publisher
 
 log = get_logger("loop")
 
@@ -178,8 +178,11 @@ class TrainLoop:
 
     async def _publish(self, publisher: Publisher) -> None:
         self.phase = Phase.PUBLISHING
-        weights = await asyncio.to_thread(self._learner.engine.state_dict)
-        await publisher.publish(weights, self.progress.policy_version)
+        engine, version = self._learner.engine, self.progress.policy_version
+        if isinstance(publisher, DirectPublisher):
+            await publisher.publish_from(engine, version)
+        else:
+            await publisher.publish(await asyncio.to_thread(engine.state_dict), version)
 
     async def _checkpoint(self) -> str:
         self.phase, started = Phase.CHECKPOINTING, self._clock.monotonic()

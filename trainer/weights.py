@@ -7,7 +7,7 @@ from contextlib import contextmanager
 from enum import StrEnum
 from pathlib import Path
 from tempfile import mkdtemp
-from typing import Protocol
+from typing import Protocol, runtime_checkable
 
 import torch
 from safetensors.torch import load_file, save_file
@@ -41,6 +41,57 @@ class Publisher(Protocol):
 
     async def publish(self, weights: Mapping[str, Tensor], version: int) -> None:
         """Sample with these weights from now on; returns when they have been copied. Raises TrainingError."""
+        ...
+
+
+class WeightSource(Protocol):
+    """Who has the weights: a training engine, whose weights stand still meanwhile."""
+
+    def state_dict(self) -> dict[str, Tensor]:
+        """A copy of the weights under their Hugging Face names."""
+        ...
+
+
+@runtime_checkable
+class AdapterSource(WeightSource, Protocol):
+    """Whose weights are a model that stands still and a small adapter that learns."""
+
+    def save_adapter(self, directory: Path) -> None:
+        """Write the adapter alone into that directory, as peft does. Raises TrainingError where none learns."""
+        ...
+
+
+@runtime_checkable
+class TensorSource(WeightSource, Protocol):
+    """Who gives one tensor after the other, so that the whole model is never in one place."""
+
+    def each_weight(self) -> Iterator[tuple[str, Tensor]]:
+        """Hugging Face names and whole tensors, tied ones once; an iterator that is closed early ends properly."""
+        ...
+
+
+class GivenWeights:
+    """Fulfils TensorSource with weights that lie here."""
+
+    def __init__(self, weights: Mapping[str, Tensor]) -> None:
+        self._weights = weights
+
+    def state_dict(self) -> dict[str, Tensor]:
+        """The very weights."""
+        return dict(self._weights)
+
+    def each_weight(self) -> Iterator[tuple[str, Tensor]]:
+        """See TensorSource."""
+        tied = shared_names(self._weights)
+        yield from ((name, value) for name, value in self._weights.items() if name not in tied)
+
+
+@runtime_checkable
+class DirectPublisher(Publisher, Protocol):
+    """Who takes from the source what it needs, which may be less than a copy of the whole."""
+
+    async def publish_from(self, source: WeightSource, version: int) -> None:
+        """Sample with the weights of that source from now on; reads nothing of it afterwards. Raises TrainingError."""
         ...
 
 

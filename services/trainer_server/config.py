@@ -8,7 +8,8 @@ from pydantic import Field, model_validator
 from services.policy_folder import SHIPPED_POLICY
 from trainer.config import TrainerConfig
 from trainer.engines.tinker_engine import TinkerEngineConfig
-from trainer.inference.external import ExternalConfig
+from trainer.engines.torch_engine import TorchEngineConfig
+from trainer.inference.external import ExternalConfig, Way
 from trainer.inference.local_engine import LocalEngineConfig
 
 
@@ -29,8 +30,15 @@ class TrainerServerConfig(TrainerConfig):
     inference: LocalEngineConfig = LocalEngineConfig()
     external: ExternalConfig | None = Field(default=None, description="servers that sample in place of this process")
 
+    @property
+    def learns_an_adapter(self) -> bool:
+        """Whether the model stands still, and an adapter beside it learns."""
+        return isinstance(self.engine, TorchEngineConfig) and self.engine.lora is not None
+
     @model_validator(mode="after")
     def _samples_where_it_trains(self) -> Self:
         if self.external is not None and isinstance(self.engine, TinkerEngineConfig):
             raise ValueError("external: the engine 'tinker' samples at its own service; leave trainer.external out")
+        if self.external is not None and self.external.publish is Way.LORA and not self.learns_an_adapter:
+            raise ValueError("external.publish = 'lora': the whole model learns; set engine.lora, or publish = 'disk'")
         return self

@@ -165,7 +165,7 @@ def _make_engine(
     if config.external is None:
         return LocalEngine.load(newest, config.inference, decode=renderer.decode, version=version)
     # what these servers hold is unknown until the loop publishes: counted as the oldest version, never as the newest
-    return ExternalEngine(config.external, config.model, version=0)
+    return ExternalEngine(config.external, config.model, version=0, adapters=config.learns_an_adapter)
 
 
 def _newest_model(checkpoints: CheckpointStore, start: Path) -> Path:

@@ -5,9 +5,11 @@ Source: LoRA, arXiv 2106.09685.
 
 from collections.abc import Iterator
 from contextlib import contextmanager
+from pathlib import Path
 
 import torch
 from pydantic import Field
+from safetensors.torch import save_file
 from torch import Tensor
 from transformers import PreTrainedModel
 
@@ -77,3 +79,23 @@ def merged_state(model: PreTrainedModel) -> dict[str, Tensor]:
             value = value + layer.get_delta_weight(ADAPTER).to(value.dtype)  # pyright: ignore
         merged[name.replace(".base_layer.", ".")] = value
     return merged
+
+
+def save_adapter(model: PreTrainedModel, settings: LoraSettings, base: Path, directory: Path) -> None:
+    """Write the adapter of a model, not the model, under the names by which peft, vLLM and SGLang look for it."""
+    from peft import LoraConfig, TaskType
+
+    config = LoraConfig(
+        task_type=TaskType.CAUSAL_LM,
+        base_model_name_or_path=str(base),
+        inference_mode=True,
+        r=settings.rank,
+        lora_alpha=settings.alpha,
+        target_modules=list(settings.targets),
+    )
+    config.save_pretrained(str(directory))
+    tensors = {
+        f"base_model.model.{name.replace(f'.{ADAPTER}.', '.')}": value.detach().cpu().contiguous()
+        for name, value in adapter_state(model).items()
+    }
+    save_file(tensors, directory / "adapter_model.safetensors", metadata={"format": "pt"})

@@ -19,7 +19,14 @@ from core.logs import get_logger
 from trainer.algorithms.base import AdamParams, LossFunction, Predictions
 from trainer.batch import Batch
 from trainer.engines.base import MODEL_FOLDER, EngineConfig, Pass
-from trainer.engines.lora import LoraSettings, adapter_state, add_adapters, merged_state, without_adapters
+from trainer.engines.lora import (
+    LoraSettings,
+    adapter_state,
+    add_adapters,
+    merged_state,
+    save_adapter,
+    without_adapters,
+)
 from trainer.engines.packing import Layout, cut
 from trainer.engines.scoring import Scorer
 from trainer.weights import read_weights, save_model, shared_names, snapshot
@@ -136,6 +143,19 @@ class TorchEngine:
     def state_dict(self) -> dict[str, Tensor]:
         """A copy of the weights under their Hugging Face names, adapters merged."""
         return snapshot(self._weights())
+
+    def each_weight(self) -> Iterator[tuple[str, Tensor]]:
+        """The weights one after the other, adapters merged, tied ones once; the very tensors, where nothing is merged."""
+        weights = self._weights()
+        tied = shared_names(weights)
+        yield from ((name, value) for name, value in weights.items() if name not in tied)
+
+    def save_adapter(self, directory: Path) -> None:
+        """Write the adapter alone, as peft does. Raises TrainingError where the whole model learns."""
+        if self._config.lora is None:
+            raise TrainingError("the whole model learns: there is no adapter without engine.lora")
+        with boundary(TrainingError, f"adapter {directory}"):
+            save_adapter(self._model, self._config.lora, self._source, directory)
 
     def close(self) -> None:
         """Nothing works for this engine elsewhere."""

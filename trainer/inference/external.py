@@ -1,4 +1,4 @@
-"""Sampling by servers elsewhere: token ids over HTTP, weights over a directory that they can read.
+"""Sampling by servers elsewhere: token ids over HTTP; how weights reach them, their hand-over knows.
 
 A session stays with its replica, where its cache is; who has none goes to the replica with the least to do. A replica
 that does not answer is passed over for a while. What kind of server it is, its dialect knows.
@@ -6,14 +6,12 @@ that does not answer is passed over for a while. What kind of server it is, its 
 
 import asyncio
 import hashlib
-import shutil
 from collections.abc import AsyncIterator, Mapping, Sequence
-from dataclasses import dataclass
+from contextlib import nullcontext
+from dataclasses import replace
 from enum import StrEnum
-from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING
-from uuid import uuid4
 
 import httpx
 from pydantic import Field
@@ -22,7 +20,6 @@ from core.clock import Clock, SystemClock
 from core.config import Config
 from core.errors import PolicyError, TrainingError
 from core.logs import get_logger
-from core.types import JsonObject
 from trainer.inference.base import (
     EngineClosed,
     EngineStats,
@@ -31,11 +28,16 @@ from trainer.inference.base import (
     QueueFull,
     TokenChunk,
     UnusableRequest,
+    VersionSpan,
 )
 from trainer.inference.dialect import Dialect
+from trainer.inference.external_disk import DiskHandOver
+from trainer.inference.external_lora import AdapterHandOver
+from trainer.inference.external_replica import Replica, ServedAdapter
+from trainer.inference.hand_over import HandOver
 from trainer.inference.sglang_dialect import SGLangDialect
 from trainer.inference.vllm_dialect import VllmDialect
-from trainer.weights import WeightFormat, save_model
+from trainer.weights import GivenWeights, WeightFormat, WeightSource
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -51,12 +53,22 @@ class ServerKind(StrEnum):
     VLLM = "vllm"
 
 
+class Way(StrEnum):
+    """How weights reach the servers."""
+
+    DISK = "disk"
+    LORA = "lora"
+
+
 class ExternalConfig(Config):
     """Which servers sample, and how weights reach them."""
 
     kind: ServerKind = Field(default=ServerKind.SGLANG, description="what the servers are")
     urls: tuple[str, ...] = Field(min_length=1, description="addresses of servers of the same model")
     weights: Path = Field(description="a directory that this process writes and every server reads under the same path")
+    publish: Way | None = Field(
+        default=None, description="lora: adapters alone, by name; unset: lora where one learns, else disk"
+    )
     weight_format: WeightFormat = WeightFormat.BFLOAT16
     max_length: int = Field(default=4096, ge=2, description="prompt and completion; --context-length, --max-model-len")
     processed_logprobs: bool = Field(default=False, description="vLLM runs with --logprobs-mode processed_logprobs")
@@ -64,38 +76,26 @@ class ExternalConfig(Config):
     away_seconds: float = Field(default=5.0, gt=0, description="how long a server that failed is passed over")
 
 
-@dataclass
-class _Replica:
-    http: httpx.AsyncClient
-    url: str
-    version: int | None
-    """Whose weights it has; None while they change."""
-    running: int = 0
-    away_until: float = 0.0
-
-    @property
-    def salt(self) -> str:
-        """What keeps a request from a cache of other weights. What is sent while they change shares with nobody."""
-        return uuid4().hex if self.version is None else f"version-{self.version}"
-
-
 class ExternalEngine:
-    """Fulfils InferenceEngine with servers of one kind. Belongs to one event loop."""
+    """Fulfils InferenceEngine and DirectPublisher with servers of one kind. Belongs to one event loop."""
 
-    def __init__(self, config: ExternalConfig, model_dir: Path, *, version: int = 0, clock: Clock | None = None) -> None:
-        """`model_dir`: where config and tokenizer of published weights come from."""
+    def __init__(
+        self,
+        config: ExternalConfig,
+        model_dir: Path,
+        *,
+        version: int = 0,
+        adapters: bool = False,
+        clock: Clock | None = None,
+    ) -> None:
+        """`model_dir`: what the servers were started with. `adapters`: what learns is an adapter beside it."""
         self.config, self.max_length = config, config.max_length
         self._dialect: Dialect = (
             SGLangDialect() if config.kind is ServerKind.SGLANG else VllmDialect(processed=config.processed_logprobs)
         )
-        self._weights = config.weights.resolve()  # servers have other working directories
-        self._model_dir, self._version, self._clock = model_dir, version, clock or SystemClock()
-        timeout = httpx.Timeout(config.request_seconds, connect=5.0)
-        limits = httpx.Limits(max_connections=None)
-        self._replicas = [
-            _Replica(httpx.AsyncClient(base_url=url, timeout=timeout, limits=limits, trust_env=False), url, version)
-            for url in config.urls
-        ]
+        self._version, self._clock = version, clock or SystemClock()
+        self._hand_over = _hand_over(config, self._dialect, model_dir, adapters=adapters)
+        self._replicas = [Replica(url, version, config.request_seconds) for url in config.urls]
         self._requests = self._failed = self._generated = self._publishes = 0
         self._closed = False
 
@@ -114,10 +114,10 @@ class ExternalEngine:
         busy = False
         for replica in self._by_preference(request.session_id):
             try:
-                generation = await self._ask(replica, self._dialect.body(request, max_tokens, replica.salt))
-            except httpx.TransportError as error:
+                generation = await self._ask(replica, request, max_tokens)
+            except (httpx.TransportError, TrainingError) as error:
                 replica.away_until = self._clock.monotonic() + self.config.away_seconds
-                problems.append(f"{replica.url}: {type(error).__name__}")
+                problems.append(str(error) if isinstance(error, TrainingError) else f"{replica.url}: {type(error).__name__}")
                 continue
             if generation is not None:
                 self._generated += len(generation.token_ids)
@@ -137,20 +137,17 @@ class ExternalEngine:
             yield TokenChunk(made.token_ids[part], made.logprobs[part], span.version, reason)
 
     async def publish(self, weights: "Mapping[str, Tensor]", version: int) -> None:
-        """Write the weights and have all servers read them; requests in flight are computed anew from where they are.
+        """The same with weights that lie here."""
+        await self.publish_from(GivenWeights(weights), version)
+
+    async def publish_from(self, source: WeightSource, version: int) -> None:
+        """Have all servers sample by the weights of the source; no request in flight is dropped.
 
         Raises TrainingError where a server refuses or does not answer: some may then sample by the new version.
         """
-        folder = self._weights / f"version-{version}"
-        await asyncio.to_thread(save_model, weights, self._model_dir, folder, self.config.weight_format)
-        results = await asyncio.gather(*(self._swap(one, folder, version) for one in self._replicas), return_exceptions=True)
-        for result in results:
-            if isinstance(result, BaseException):
-                raise result
-        before, self._version = self._version, version
+        await self._hand_over.publish(self._replicas, source, version)
+        self._version = version
         self._publishes += 1
-        if before != version:
-            await asyncio.to_thread(shutil.rmtree, self._weights / f"version-{before}", ignore_errors=True)
         log.info("weights_published", version=version, servers=len(self._replicas))
 
     async def healthy(self) -> list[str]:
@@ -175,14 +172,15 @@ class ExternalEngine:
     async def aclose(self) -> None:
         """See InferenceEngine; the servers go on."""
         self._closed = True
+        await self._hand_over.aclose()
         for replica in self._replicas:
             await replica.http.aclose()
 
-    def _by_preference(self, session_id: str | None) -> Sequence[_Replica]:
+    def _by_preference(self, session_id: str | None) -> Sequence[Replica]:
         """All replicas, those that failed lately last. A session's order never changes, so its cache is where it was."""
         now = self._clock.monotonic()
 
-        def rank(one: _Replica) -> tuple[bool, int, bytes]:
+        def rank(one: Replica) -> tuple[bool, int, bytes]:
             away = one.away_until > now
             if session_id is None:
                 return away, one.running, b""
@@ -190,46 +188,37 @@ class ExternalEngine:
 
         return sorted(self._replicas, key=rank)
 
-    async def _ask(self, replica: _Replica, body: JsonObject) -> Generation | None:
-        """None where the server is full. Raises UnusableRequest, PolicyError, httpx.TransportError."""
-        version = self._version
-        replica.running += 1
-        try:
-            answer = await replica.http.post(self._dialect.path, json=body)
-        finally:
-            replica.running -= 1
+    async def _ask(self, replica: Replica, request: GenerationRequest, max_tokens: int) -> Generation | None:
+        """None where the server is full. Raises UnusableRequest, PolicyError, TrainingError, httpx.TransportError."""
+        version, restores = self._version, replica.restores
+        adapter, answer = await self._answer(replica, request, max_tokens)
+        if _refused(answer):
+            await self._hand_over.restore(replica)
+            if replica.restores > restores:
+                adapter, answer = await self._answer(replica, request, max_tokens)
         if answer.status_code in BUSY:
             return None
-        if 400 <= answer.status_code < 500:
+        if _refused(answer):
             raise UnusableRequest(f"{replica.url} refused the request: {answer.status_code} {answer.text[:200]}")
         try:
-            return self._dialect.generation(answer.content, version)
+            made = self._dialect.generation(answer.content, version)
         except ValueError as error:
             self._failed += 1
             problem = str(error).splitlines()[0]
             raise PolicyError(f"{replica.url} answered {answer.status_code} with no completion: {problem}") from error
+        if adapter is None:
+            return made
+        # a server's own label is that of the model under the adapter
+        return replace(made, spans=(VersionSpan(adapter.version, 0, len(made.token_ids)),))
 
-    async def _swap(self, replica: _Replica, folder: Path, version: int) -> None:
-        replica.version = None
-        try:
-            await self._dialect.swap(partial(self._command, replica), folder, version)
-        except TrainingError as error:
-            raise TrainingError(f"{replica.url}: {error}") from error
-        replica.version = version
-
-    async def _command(self, replica: _Replica, path: str, body: JsonObject) -> JsonObject:
-        """The answer as an object, empty where it is none. Raises TrainingError."""
-        try:
-            answer = await replica.http.post(path, json=body)
-        except httpx.TransportError as error:
-            raise TrainingError(f"{path} does not answer: {type(error).__name__}") from error
-        if answer.status_code != 200:
-            raise TrainingError(f"{path} answered {answer.status_code}: {answer.text[:200]}")
-        try:
-            told = answer.json()
-        except ValueError:
-            return {}
-        return told if isinstance(told, dict) else {}
+    async def _answer(
+        self, replica: Replica, request: GenerationRequest, max_tokens: int
+    ) -> tuple[ServedAdapter | None, httpx.Response]:
+        """What the server says, and which adapter it was asked for. Raises UnusableRequest, httpx.TransportError."""
+        adapter = replica.adapter
+        body = self._dialect.body(request, max_tokens, replica.salt, adapter.name if adapter is not None else None)
+        with adapter.in_use() if adapter is not None else nullcontext():
+            return adapter, await replica.completion(self._dialect.path, body)
 
     def _room(self, request: GenerationRequest) -> int:
         """How many tokens may be sampled. Raises UnusableRequest."""
@@ -239,3 +228,16 @@ class ExternalEngine:
         if room < 1:
             raise UnusableRequest(f"the prompt has {len(request.prompt_ids)} tokens; at most {self.max_length - 1} leave room")
         return min(request.params.max_tokens, room)
+
+
+def _refused(answer: httpx.Response) -> bool:
+    return 400 <= answer.status_code < 500 and answer.status_code not in BUSY
+
+
+def _hand_over(config: ExternalConfig, dialect: Dialect, model_dir: Path, *, adapters: bool) -> HandOver:
+    directory = config.weights.resolve()  # servers have other working directories
+    match config.publish or (Way.LORA if adapters else Way.DISK):
+        case Way.LORA:
+            return AdapterHandOver(dialect, directory)
+        case Way.DISK:
+            return DiskHandOver(dialect, directory, model_dir, config.weight_format)

@@ -1,7 +1,7 @@
 """SGLang's way: POST /generate with token ids; weights are read from a directory while what is in flight is retracted.
 
 Its logprobs are those before top_p, top_k and min_p cut, so such requests are refused. Source: sglang 0.5.23,
-srt/entrypoints/http_server.py and srt/managers/io_struct.py.
+srt/entrypoints/http_server.py, srt/managers/io_struct.py and srt/lora/lora_registry.py.
 """
 
 from pathlib import Path
@@ -38,9 +38,10 @@ class SGLangDialect:
     """Fulfils Dialect."""
 
     path = "/generate"
+    takes_adapters = "--enable-lora --max-lora-rank RANK --lora-target-modules NAMES"
 
-    def body(self, request: GenerationRequest, max_tokens: int, salt: str) -> JsonObject:
-        """See Dialect. Needs no salt: its cache is emptied with the weights."""
+    def body(self, request: GenerationRequest, max_tokens: int, salt: str, adapter: str | None = None) -> JsonObject:
+        """See Dialect. Needs no salt: its cache is emptied with the weights, and kept apart by adapter."""
         params = request.params
         if not params.greedy and (params.top_p < 1.0 or params.top_k or params.min_p):
             raise UnusableRequest("top_p, top_k and min_p: SGLang's logprobs are not those of what such a cut leaves")
@@ -53,7 +54,10 @@ class SGLangDialect:
         }
         if params.seed is not None:
             sampling["sampling_seed"] = params.seed
-        return {"input_ids": list(request.prompt_ids), "sampling_params": sampling, "return_logprob": True}
+        body: JsonObject = {"input_ids": list(request.prompt_ids), "sampling_params": sampling, "return_logprob": True}
+        if adapter is not None:
+            body["lora_path"] = adapter  # a name, whatever the field is called
+        return body
 
     def generation(self, answer: bytes, version: int) -> Generation:
         """See Dialect."""
@@ -88,3 +92,11 @@ class SGLangDialect:
                 raise TrainingError(f"did not take version {version}: {told.get('message')}")
         finally:
             await command("/continue_generation", {})
+
+    async def load_adapter(self, command: Command, name: str, folder: Path) -> None:
+        """See Dialect."""
+        await command("/load_lora_adapter", {"lora_name": name, "lora_path": str(folder)})
+
+    async def unload_adapter(self, command: Command, name: str) -> None:
+        """See Dialect."""
+        await command("/unload_lora_adapter", {"lora_name": name})

@@ -3,8 +3,9 @@
 The routes that pause and reload are there with VLLM_SERVER_DEV_MODE=1 only. What is in flight goes on with the keys and
 values that it has; a salt of the policy version keeps newer requests from reusing them. Logprobs are those of the
 distribution that was sampled from with `--logprobs-mode processed_logprobs`; otherwise they are those at temperature 1,
-and requests of another distribution are refused. Source: vllm 0.33.0, entrypoints/openai/completion/protocol.py,
-entrypoints/rl/online/api_router.py, entrypoints/serve/dev/rpc/api_router.py.
+and requests of another distribution are refused. Adapters are loaded with VLLM_ALLOW_RUNTIME_LORA_UPDATING=1 only. Source:
+vllm 0.33.0, entrypoints/openai/completion/protocol.py, entrypoints/rl/online/api_router.py,
+entrypoints/serve/dev/rpc/api_router.py, entrypoints/serve/lora/api_router.py, entrypoints/openai/models/serving.py.
 """
 
 from math import isfinite
@@ -53,11 +54,12 @@ class VllmDialect:
     """Fulfils Dialect. `processed`: the server was started with --logprobs-mode processed_logprobs."""
 
     path = "/v1/completions"
+    takes_adapters = "VLLM_ALLOW_RUNTIME_LORA_UPDATING=1 vllm serve DIR --enable-lora --max-lora-rank RANK"
 
     def __init__(self, *, processed: bool) -> None:
         self._processed = processed
 
-    def body(self, request: GenerationRequest, max_tokens: int, salt: str) -> JsonObject:
+    def body(self, request: GenerationRequest, max_tokens: int, salt: str, adapter: str | None = None) -> JsonObject:
         """See Dialect."""
         params = request.params
         tempered = params.temperature != 1.0 or params.top_p < 1.0 or params.top_k or params.min_p
@@ -85,6 +87,8 @@ class VllmDialect:
             body |= {"top_p": 1.0, "top_k": 0, "min_p": 0.0}
         if params.seed is not None:
             body["seed"] = params.seed
+        if adapter is not None:
+            body["model"] = adapter
         if request.session_id is not None:
             body["session_id"] = request.session_id
         return body
@@ -118,6 +122,14 @@ class VllmDialect:
             await command("/update_weight_version", {"new_version": str(version)})
         finally:
             await command("/resume", {})
+
+    async def load_adapter(self, command: Command, name: str, folder: Path) -> None:
+        """See Dialect. It is loaded before this ends, so that no request waits for it."""
+        await command("/v1/load_lora_adapter", {"lora_name": name, "lora_path": str(folder)})
+
+    async def unload_adapter(self, command: Command, name: str) -> None:
+        """See Dialect. What is in flight would go on with it."""
+        await command("/v1/unload_lora_adapter", {"lora_name": name})
 
 
 def _numbered(span: _Span, version: int) -> VersionSpan:

@@ -11,6 +11,7 @@ from pathlib import Path
 
 import httpx
 import pytest
+from pydantic import ValidationError
 
 from core.settings import child_environ
 from services.bind import claim_socket, make_server, url_of
@@ -22,7 +23,7 @@ from tests.services.small_policy import NATGYM, ROOT, natgym
 from tests.trainer.toy import write_toy_model
 from trainer.checkpoints import CheckpointStore, Progress
 from trainer.engines.torch_engine import TorchEngine, TorchEngineConfig
-from trainer.inference.external import ExternalConfig
+from trainer.inference.external import ExternalConfig, Way
 
 
 def test_it_serves_the_policy_while_there_is_no_rollout_api(random_policy: Path, tmp_path: Path):
@@ -62,7 +63,7 @@ def test_a_checkpoint_of_another_model_is_one_line_that_names_it(random_policy: 
     toy_model = write_toy_model(tmp_path / "toy")
     saved = CheckpointStore(tmp_path / "checkpoints").save(Progress(step=1), TorchEngine(toy_model, TorchEngineConfig()))
     done = natgym("serve", "trainer", "--model", str(random_policy), "--out", str(tmp_path), "--port", "0", "--resume")
-    assert done.returncode == 1
+    assert done.returncode == 2
     assert f"natgym: {saved}: weights of another model" in done.stderr
     assert "Traceback" not in done.stderr
 
@@ -93,6 +94,13 @@ async def test_a_run_may_be_sampled_by_servers_elsewhere(random_policy: Path, tm
     await serving
     assert refused.status_code == 500
     assert "no server answers: http://127.0.0.1:9" in refused.json()["error"]["message"]
+
+
+def test_adapters_are_published_only_where_one_learns(random_policy: Path, tmp_path: Path):
+    elsewhere = ExternalConfig(urls=("http://127.0.0.1:9",), weights=tmp_path / "weights", publish=Way.LORA)
+    with pytest.raises(ValidationError, match=r"the whole model learns; set engine\.lora"):
+        TrainerServerConfig(model=random_policy, external=elsewhere)
+    assert TrainerServerConfig(model=random_policy, external=elsewhere, engine={"lora": {}}).learns_an_adapter  # pyright: ignore
 
 
 async def test_a_run_without_environments_says_what_it_waits_for(

@@ -1,14 +1,19 @@
 """An endpoint on a real socket, and an engine that says what it is told to."""
 
 import asyncio
+import warnings
+from collections import Counter
 from collections.abc import AsyncIterator, Callable, Mapping, Sequence
 from contextlib import AsyncExitStack, asynccontextmanager
 from pathlib import Path
 from typing import TypeVar
 
 import httpx
+import torch
+from peft import PeftModel
 from starlette.types import ASGIApp
 from torch import Tensor
+from transformers import AutoModelForCausalLM
 
 from core.types import FinishReason
 from services.bind import claim_socket, make_server, url_of
@@ -22,7 +27,7 @@ from trainer.inference.base import (
     TokenChunk,
     VersionSpan,
 )
-from trainer.inference.local_engine import LocalEngine
+from trainer.inference.local_engine import LocalEngine, LocalEngineConfig
 from trainer.inference.openai_server import create_app
 
 
@@ -40,6 +45,62 @@ class StandIn:
         self._server.should_exit = True
         await self._serving
         await self.engine.aclose()
+
+
+def merged_by_peft(model_dir: Path, folder: Path) -> dict[str, Tensor]:
+    """The weights of a model with an adapter in it. Raises ValueError where there is none."""
+    model = AutoModelForCausalLM.from_pretrained(model_dir, dtype=torch.float32)
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", FutureWarning)  # peft 0.21 asks transformers 5 for a name of version 4
+        return PeftModel.from_pretrained(model, str(folder)).merge_and_unload().state_dict()
+
+
+class Adapters:
+    """What such a server has loaded by name: engines of the model with an adapter that peft merged into it."""
+
+    def __init__(self, model_dir: Path) -> None:
+        self.cut_off: list[str] = []
+        """Adapters that were unloaded while a request was on them."""
+        self.gate = asyncio.Event()
+        """Requests on adapters wait where it is not set."""
+        self.gate.set()
+        self.running = Counter[str]()
+        self._model_dir, self._engines, self._folders = model_dir, dict[str, LocalEngine](), dict[str, str]()
+        self._unloaded: list[LocalEngine] = []
+
+    def __contains__(self, name: str) -> bool:
+        return name in self._engines
+
+    def listed(self) -> list[tuple[str, str]]:
+        return list(self._folders.items())
+
+    async def load(self, name: str, folder: str) -> None:
+        weights = merged_by_peft(self._model_dir, Path(folder))
+        engine = LocalEngine.load(self._model_dir, LocalEngineConfig(max_batch=8))
+        await engine.publish(weights, 0)
+        self._engines[name], self._folders[name] = engine, folder
+
+    def unload(self, name: str) -> None:
+        if self.running[name]:
+            self.cut_off.append(name)
+        self._unloaded.append(self._engines.pop(name))
+        del self._folders[name]
+
+    @asynccontextmanager
+    async def running_on(self, name: str) -> AsyncIterator[LocalEngine]:
+        """The engine of an adapter, for one request."""
+        self.running[name] += 1
+        try:
+            engine = self._engines[name]
+            await self.gate.wait()
+            yield engine
+        finally:
+            self.running[name] -= 1
+
+    async def aclose(self) -> None:
+        for engine in (*self._engines.values(), *self._unloaded):
+            await engine.aclose()
+        self._engines.clear()
 
 
 S = TypeVar("S", bound=StandIn)

@@ -5,48 +5,16 @@ from pathlib import Path
 
 import pytest
 from safetensors.torch import load_file
-from starlette.requests import Request
-from starlette.responses import JSONResponse, Response
 
 from core.errors import PolicyError, TrainingError
-from tests.trainer.inference.serving import StandIn, two_of
+from tests.trainer.inference.serving import two_of
+from tests.trainer.inference.sglang_stand_in import SGLangServer
 from tests.trainer.inference.tiny import Reference, some_tokens
-from tool_call_parsers.hermes import HermesParser
-from tool_call_parsers.rendering import Renderer
 from trainer.inference.base import GenerationRequest, QueueFull, SamplingParams, UnusableRequest
 from trainer.inference.external import ExternalConfig, ExternalEngine
-from trainer.inference.local_engine import LocalEngine, LocalEngineConfig
-from trainer.inference.openai_server import create_app
 from trainer.weights import WeightFormat
 
 PROMPT = some_tokens(20)
-
-
-class SGLangServer(StandIn):
-    """SGLang's routes on a socket: /generate of the endpoint, and those by which weights are read from a directory."""
-
-    def __init__(self, model_dir: Path) -> None:
-        engine = LocalEngine.load(model_dir, LocalEngineConfig(max_batch=8, max_waiting=8))
-        app = create_app(
-            engine, Renderer.from_directory(model_dir), HermesParser(), model_id="policy", model_path=str(model_dir)
-        )
-        for path in ("/pause_generation", "/continue_generation", "/update_weights_from_disk"):
-            app.add_route(path, self._command, methods=["POST"])
-        super().__init__(app, engine)
-
-    async def _command(self, request: Request) -> Response:
-        body = await request.json()
-        self.commands.append(request.url.path.removeprefix("/"))
-        if request.url.path == "/update_weights_from_disk":
-            assert (body["abort_all_requests"], body["flush_cache"]) == (False, True)
-            try:
-                await self.engine.publish(
-                    load_file(Path(body["model_path"]) / "model.safetensors"), int(body["weight_version"])
-                )
-            except TrainingError as error:
-                return JSONResponse({"success": False, "message": str(error)})
-            return JSONResponse({"success": True, "message": "", "num_paused_requests": 0})
-        return JSONResponse({"message": "ok"})
 
 
 @pytest.fixture

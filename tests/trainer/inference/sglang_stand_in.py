@@ -1,0 +1,110 @@
+"""A stand-in for an SGLang server: the routes and fields of 0.5.23, spoken by a server that samples a real model."""
+
+from pathlib import Path
+
+import httpx
+from pydantic import BaseModel, ConfigDict
+from safetensors.torch import load_file
+from starlette.applications import Starlette
+from starlette.requests import Request
+from starlette.responses import JSONResponse, Response
+from starlette.routing import Route
+
+from core.errors import TrainingError
+from tests.trainer.inference.serving import Adapters, StandIn
+from tool_call_parsers.hermes import HermesParser
+from tool_call_parsers.rendering import Renderer
+from trainer.inference.local_engine import LocalEngine, LocalEngineConfig
+from trainer.inference.openai_server import create_app
+
+COMMANDS = ("/pause_generation", "/continue_generation", "/update_weights_from_disk")
+
+
+class LoadLoraRequest(BaseModel):
+    """What SGLang 0.5.23 reads to load an adapter; it refuses what it does not know."""
+
+    model_config = ConfigDict(extra="forbid")
+
+    lora_name: str
+    lora_path: str
+    pinned: bool = False
+
+
+class SGLangServer(StandIn):
+    """/generate of our own endpoint, by adapters too, and the routes by which weights and adapters are loaded."""
+
+    def __init__(self, model_dir: Path, *, lora: bool = True) -> None:
+        """`lora`: started with --enable-lora."""
+        self.adapters = Adapters(model_dir)
+        self._path, self._lora = model_dir, lora
+        routes = [Route(path, self._command, methods=["POST"]) for path in COMMANDS]
+        routes += [Route("/generate", self._generate, methods=["POST"]), Route("/health", lambda _: Response())]
+        routes += [Route("/load_lora_adapter", self._load, methods=["POST"])]
+        routes += [Route("/unload_lora_adapter", self._unload, methods=["POST"]), Route("/v1/models", self._models)]
+        engine = LocalEngine.load(model_dir, LocalEngineConfig(max_batch=8, max_waiting=8))
+        super().__init__(Starlette(routes=routes), engine)
+
+    async def _generate(self, request: Request) -> Response:
+        body = await request.json()
+        name = body.pop("lora_path", None)
+        if name is None:
+            return await self._answer(self.engine, body)
+        if name not in self.adapters:
+            return JSONResponse({"error": {"message": f"Got LoRA adapter that has never been loaded: {name}"}}, status_code=400)
+        async with self.adapters.running_on(name) as engine:
+            return await self._answer(engine, body)
+
+    async def _answer(self, engine: LocalEngine, body: dict[str, object]) -> Response:
+        renderer = Renderer.from_directory(self._path)
+        app = create_app(engine, renderer, HermesParser(), model_id="policy", model_path=str(self._path))
+        async with httpx.AsyncClient(transport=httpx.ASGITransport(app), base_url="http://inside") as client:
+            answer = await client.post("/generate", json=body)
+        return Response(answer.content, answer.status_code, media_type="application/json")
+
+    async def _models(self, request: Request) -> Response:
+        cards = [{"id": "model", "root": str(self._path)}]
+        cards += [{"id": name, "root": folder, "parent": "model"} for name, folder in self.adapters.listed()]
+        return JSONResponse({"object": "list", "data": cards})
+
+    async def _load(self, request: Request) -> Response:
+        asked = LoadLoraRequest.model_validate(await request.json())
+        self.commands.append("load")
+        if not self._lora:
+            return _outcome("LoRA is not enabled. Please set `--enable-lora` to enable LoRA.")
+        if asked.lora_name in self.adapters:
+            return _outcome(f"Failed to load LoRA adapter {asked.lora_name} because it is already loaded")
+        try:
+            await self.adapters.load(asked.lora_name, asked.lora_path)
+        except ValueError as error:
+            return _outcome(str(error))
+        return _outcome(None)
+
+    async def _unload(self, request: Request) -> Response:
+        name = (await request.json())["lora_name"]
+        self.commands.append("unload")
+        if name not in self.adapters:
+            return _outcome(f"LoRA with name {name} does not exist.")
+        self.adapters.unload(name)
+        return _outcome(None)
+
+    async def stop(self) -> None:
+        await super().stop()
+        await self.adapters.aclose()
+
+    async def _command(self, request: Request) -> Response:
+        body = await request.json()
+        self.commands.append(request.url.path.removeprefix("/"))
+        if request.url.path == "/update_weights_from_disk":
+            assert (body["abort_all_requests"], body["flush_cache"]) == (False, True)
+            try:
+                weights = load_file(Path(body["model_path"]) / "model.safetensors")
+                await self.engine.publish(weights, int(body["weight_version"]))
+            except TrainingError as error:
+                return JSONResponse({"success": False, "message": str(error)})
+            return JSONResponse({"success": True, "message": "", "num_paused_requests": 0})
+        return JSONResponse({"message": "ok"})
+
+
+def _outcome(error: str | None) -> Response:
+    """Loading and unloading answer 400 where they fail, with the reason."""
+    return JSONResponse({"success": error is None, "error_message": error}, status_code=200 if error is None else 400)
