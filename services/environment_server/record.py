@@ -6,7 +6,10 @@ from typing import Self
 
 from pydantic import ValidationError
 
+from core.logs import get_logger
 from core.types import ScoredGroup, Value
+
+log = get_logger("environment_server")
 
 
 class GroupRecord(Value):
@@ -48,10 +51,14 @@ class GroupFile:
             path.parent.mkdir(parents=True, exist_ok=True)
 
     def write(self, record: GroupRecord) -> None:
-        """Append one line. A record is worth less than a group: a crash may cost the last ones."""
-        if self._path is not None:
+        """Append one line. A record is worth less than a group: a crash or a full disk may cost some."""
+        if self._path is None:
+            return
+        try:
             with self._path.open("a", encoding="utf-8") as file:
                 file.write(f"{record.model_dump_json()}\n")
+        except OSError as error:
+            log.warning("record_not_written", group=record.id, problem=f"{self._path}: {error.strerror or error}")
 
 
 def read_groups(path: Path) -> list[GroupRecord]:

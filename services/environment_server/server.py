@@ -25,6 +25,8 @@ from services.sdk.base import RolloutApi
 log = get_logger("environment_server")
 
 WAIT_SECONDS = 20.0
+FULL_SECONDS = 20.0
+"""How often a server that has no room says what it makes: one that is silent is forgotten, with its groups."""
 LOST_IN_A_ROW = 64
 """Groups without a single score, one after another, after which it is no accident any more."""
 LONGEST_PAUSE_SECONDS = 30.0
@@ -81,10 +83,10 @@ class EnvironmentServer:
     async def _start_wanted(self, owner: asyncio.TaskGroup, source: TaskSource, records: GroupFile) -> bool:
         """Start the groups that are wanted now; False when there will be no more."""
         if len(self._playing) >= self._config.max_groups:
-            await asyncio.wait(self._playing, return_when=asyncio.FIRST_COMPLETED)
-            return True
+            await asyncio.wait(self._playing, timeout=FULL_SECONDS, return_when=asyncio.FIRST_COMPLETED)
         name, room = self._player.name, self._config.max_groups - len(self._playing)
-        demand = await self._client.demand(name, self._running, worker=self._worker, wait_seconds=WAIT_SECONDS, most=room)
+        wait_seconds = WAIT_SECONDS if room else 0.0
+        demand = await self._client.demand(name, self._running, worker=self._worker, wait_seconds=wait_seconds, most=room)
         for _ in range(min(demand.groups, room)):
             self._running += 1
             playing = owner.create_task(self._play(source, demand, records))

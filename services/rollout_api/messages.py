@@ -73,7 +73,7 @@ class DemandQuery(Value):
     worker: str = Field(default="", max_length=200, description="tells servers of one environment apart")
     wait_seconds: float = Field(default=0.0, ge=0, le=MAX_WAIT_SECONDS)
     run: str = Field(default="", max_length=200, description="for whom; empty: the only run that is open")
-    most: int = Field(default=1_000_000, ge=1, le=1_000_000, description="what it has room for; others get the rest")
+    most: int = Field(default=1_000_000, ge=0, le=1_000_000, description="what it has room for; others get the rest")
 
 
 class Demand(Value):

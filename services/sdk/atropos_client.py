@@ -65,7 +65,7 @@ class AtroposClient:
             groups = max(0, self._max_batches * batch // self._group_size - queued - running) if batch > 0 else 0
             if groups or finished or asyncio.get_running_loop().time() >= until:
                 return Demand(
-                    groups=0 if finished else min(groups, most or groups),
+                    groups=0 if finished else min(groups, groups if most is None else most),
                     group_size=self._group_size,
                     policy_version=step,
                     finished=finished,

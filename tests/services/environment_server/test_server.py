@@ -75,6 +75,34 @@ async def test_no_sandbox_is_left_when_it_is_cancelled(tmp_path: Path):
     assert all(sandbox.destroyed for sandbox in backend.made)
 
 
+async def test_a_server_without_room_still_asks_and_hears_that_the_run_is_finished(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+):
+    monkeypatch.setattr("services.environment_server.server.FULL_SECONDS", 0.01)
+
+    async def never(request: object) -> str:
+        await asyncio.Event().wait()
+        return ""
+
+    async with server_of(tmp_path, FakePolicy([never]), FakeBackend()) as (server, client):
+        await client.register_environment("sums")
+        run = await client.open_run(run_spec(batch=4))  # as many as it has room for
+        playing = asyncio.create_task(server.run(GroupFile(None)))
+        async with asyncio.timeout(60):
+            while (await client.status()).environments["sums"].running < 4:
+                await asyncio.sleep(0.01)
+            await client.set_run_status(run.id, RunStatus.FINISHED)
+            await playing
+
+
+async def test_a_record_that_cannot_be_written_costs_no_group(tmp_path: Path):
+    (tmp_path / "groups.jsonl").symlink_to("/dev/full")
+    async with server_of(tmp_path, FakePolicy(WRONG), FakeBackend()) as (server, client):
+        async with asyncio.timeout(60):
+            await asyncio.gather(train(client, steps=1), server.run(GroupFile(tmp_path / "groups.jsonl")))
+        assert (await client.status()).counts.trained == 2
+
+
 async def test_an_episode_that_breaks_is_a_failure_and_costs_its_group_nothing(tmp_path: Path):
     class FirstDies(FakeBackend):
         async def create(self, spec: object, **asked: object):  # type: ignore[no-untyped-def, override]
