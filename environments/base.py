@@ -81,7 +81,7 @@ class Environment(Protocol):
         return None
 
     def tasks(self, split: Split) -> Sequence[Task]:
-        """All tasks of a split, in a fixed order."""
+        """All tasks of a split, in a fixed order. Before the environment is entered they may lack tools; see `of_group`."""
         ...
 
     def tools(self, task: Task) -> Sequence[Tool]:
@@ -89,7 +89,7 @@ class Environment(Protocol):
         ...
 
     def of_group(self, task: Task, seed: int) -> Task:
-        """The task as all members of one group get it; tools that are offered by chance are drawn here, from the seed."""
+        """The task as all members of one group get it, with its tools; those by chance are drawn here, from the seed."""
         return task
 
     def sandbox(self, task: Task) -> SandboxSpec:

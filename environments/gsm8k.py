@@ -68,6 +68,7 @@ class Gsm8k(Environment):
         self._config = config or Gsm8kConfig()
         self._verifier = MathVerifier()
         self.max_turns = self._config.max_turns
+        self._tools = Toolbox.empty()
 
     async def __aenter__(self) -> Self:
         self._tools = await Toolbox.open(self._config.tools, ("python",))

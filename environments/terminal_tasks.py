@@ -41,6 +41,7 @@ class TerminalTasks(Environment):
     def __init__(self, config: TerminalTasksConfig | None = None) -> None:
         self._config = config or TerminalTasksConfig()
         self.max_turns = self._config.max_turns
+        self._tools = Toolbox.empty()
 
     async def __aenter__(self) -> Self:
         self._tools = await Toolbox.open(self._config.tools, ("coding",))

@@ -106,6 +106,11 @@ class Toolbox:
             log.warning("tool_left_out", tool=name, problem=problem)
 
     @classmethod
+    def empty(cls) -> Self:
+        """No tools: what an environment has until it is entered."""
+        return cls((), {}, {}, ())
+
+    @classmethod
     async def open(
         cls, config: ToolsConfig, use: Sequence[str] = (), extra: Mapping[str, Sequence[Tool]] | None = None
     ) -> Self:
@@ -134,12 +139,13 @@ class Toolbox:
         return tuple(tool for tool in self.tools if tool.spec.name in offered)
 
     def draw(self, task: Task, seed: int) -> Task:
-        """The task with the toolsets of every episode and those that the seed gives; `Environment.of_group` calls it."""
-        if not self._chances:
-            return task
+        """The task with the toolsets of every episode and those that the seed gives; `Environment.of_group` calls it.
+
+        What the task offered does not count: it may have been made where the environment was not entered.
+        """
         dice = random.Random(seed)
         drawn = [name for name, chance in self._chances.items() if dice.random() < chance]
-        if not drawn and not self._use:
+        if not drawn and self._chances and not self._use:
             drawn = [max(self._chances, key=lambda name: self._chances[name])]
         names = expand([*self._use, *drawn], self._sets)
         return task.model_copy(update={"tools": tuple(tool.spec for tool in self.tools if tool.spec.name in names)})

@@ -65,6 +65,7 @@ class Swe(Environment):
     def __init__(self, config: SweConfig | None = None) -> None:
         self._config = config or SweConfig()
         self.max_turns = self._config.max_turns
+        self._tools = Toolbox.empty()
         self._tasks: dict[Split, list[Task]] = {}
         self._running = AsyncExitStack()
 
@@ -73,6 +74,7 @@ class Swe(Environment):
         self._running.push_async_callback(self._backend.aclose)
         self._bench = Bench(self._backend, self._config.repositories, self._config.packages)
         self._tools = await Toolbox.open(self._config.tools, ("coding",))
+        self._tasks.clear()  # those from before have no tools
         return self
 
     async def __aexit__(

@@ -28,6 +28,16 @@ def texts(value: JsonValue) -> Iterator[str]:
 
 
 @pytest.mark.parametrize("name", NAMES)
+async def test_tasks_are_there_before_it_is_entered_and_a_group_gets_its_tools(name: str):
+    environment = made(name)
+    tasks = environment.tasks(Split.TRAIN)  # as `natgym train` reads them before anything is started
+    async with environment:
+        first = environment.tasks(Split.TRAIN)[0]
+        assert first.id == tasks[0].id
+        assert environment.of_group(tasks[0], 1).tools == first.tools
+
+
+@pytest.mark.parametrize("name", NAMES)
 async def test_gold_answers_earn_the_full_reward(name: str):
     async with made(name) as environment, any_backend() as backend:
         arena = Arena(environment, GoldPolicy(environment.gold), backend)
