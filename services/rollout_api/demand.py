@@ -69,12 +69,20 @@ class Roster:
         known = self._reports.get(server, Report(0, now))
         self._set(server, Report(known.running + groups, now, known.asked, known.arrived))
 
-    def delivered(self, server: Server) -> None:
+    def arrived(self, server: Server) -> int:
+        """How many groups of that server are known to have arrived."""
+        known = self._reports.get(server)
+        return known.arrived if known else 0
+
+    def delivered(self, server: Server, now: float, handed_over: int | None = None) -> None:
         """A group arrived: one less is being made, until the server says its own number again.
 
-        Without a worker's name it is taken off any server of that environment.
+        Without a worker's name it is taken off any server of that environment. `handed_over`: how many had arrived
+        before, as the server knew when it sent this one; it may not have asked for anything since this process began.
         """
         known = self._reports.get(server)
+        if known is None and server.worker and handed_over is not None:
+            known = Report(0, now, arrived=handed_over)
         if known is None and not server.worker:
             server, known = next(
                 (pair for pair in self._reports.items() if pair[0][:2] == server[:2] and pair[1].running > 0), (server, None)

@@ -76,6 +76,14 @@ class DemandQuery(Value):
     most: int = Field(default=1_000_000, ge=0, le=1_000_000, description="what it has room for; others get the rest")
 
 
+class PostQuery(Value):
+    """Who hands a group over."""
+
+    run: str = Field(default="", max_length=200, description="into whose queue; empty: the only run that is open")
+    worker: str = Field(default="", max_length=200, description="tells servers of one environment apart")
+    handed_over: int | None = Field(default=None, ge=0, le=2**53, description="groups whose arrival it was told before")
+
+
 class Demand(Value):
     """How many groups of how many rollouts to start now. `finished`: there will be no more."""
 

@@ -16,6 +16,7 @@ from services.rollout_api.messages import (
     EnvironmentSpec,
     GroupFilter,
     GroupPage,
+    PostQuery,
     QueueStatus,
     Receipt,
     Run,
@@ -55,9 +56,7 @@ class Operation(NamedTuple):
 OPERATIONS = (
     Operation("put", "/v1/environments/{name}", "Register an environment", body=EnvironmentSpec, answer=EnvironmentSpec),
     Operation("get", "/v1/demand", "How many groups to start now", query=DemandQuery, answer=Demand),
-    Operation(
-        "post", "/v1/groups", "Hand over a group, once", {"run": TEXT, "worker": TEXT}, ScoredGroup, Receipt, ("200", "201")
-    ),
+    Operation("post", "/v1/groups", "Hand over a group, once", PostQuery, ScoredGroup, Receipt, ("200", "201")),
     Operation("get", "/v1/groups", "Groups, newest first", query=GroupFilter, answer=GroupPage),
     Operation("get", "/v1/groups/{id}", "One group as it was posted", answer=ScoredGroup),
     Operation("post", "/v1/batches", "Take groups under a lease", body=TakeBatch, answer=BatchReply, statuses=("200", "204")),

@@ -104,7 +104,7 @@ class GroupQueue:
                 told = None if handed_over is None else int(handed_over)
                 self._roster.report(server, int(event.facts["running"] or 0), self._clock.monotonic(), told)
             elif event.kind == "group":
-                self._roster.delivered(server)
+                self._roster.delivered(server, self._clock.monotonic())
         self._ring_demand_if_free()
 
     def stop_waiting(self) -> None:
@@ -143,15 +143,16 @@ class GroupQueue:
         """While a post is being read: what is about to be written waits a moment for it, to share the fsync."""
         return self._store.post()
 
-    async def put_group(self, parcel: Parcel, worker: str = "") -> bool:
+    async def put_group(self, parcel: Parcel, worker: str = "", handed_over: int | None = None) -> bool:
         """Queue a group; False where it was accepted before. Raises Conflict, QueueFull and StorageFull.
 
-        Nothing of the body is decoded; whoever calls has validated it.
+        Nothing of the body is decoded; whoever calls has validated it. `handed_over`: see PostQuery.
         """
         self._store.check_space()
         first = await self._store.put_group(parcel)
-        if first:
-            self._roster.delivered(Server(parcel.run, parcel.environment, worker))
+        server = Server(parcel.run, parcel.environment, worker)
+        if first or (handed_over is not None and self._roster.arrived(server) <= handed_over):
+            self._roster.delivered(server, self._clock.monotonic(), handed_over)
             self._ring_demand_if_free()
         return first
 

@@ -16,7 +16,7 @@ from services.rollout_api.base import NATIVE, Lease
 from services.rollout_api.bodies import JSON, check_count, check_text, read_group, read_model, validated
 from services.rollout_api.compression import body_of, frame_of, one_frame
 from services.rollout_api.group_check import json_of
-from services.rollout_api.messages import DemandQuery, EnvironmentSpec, Receipt, RunChange, RunSpec, TakeBatch
+from services.rollout_api.messages import DemandQuery, EnvironmentSpec, PostQuery, Receipt, RunChange, RunSpec, TakeBatch
 from services.rollout_api.queue import GroupQueue
 from services.rollout_api.refusals import Conflict, Invalid
 
@@ -58,9 +58,11 @@ class Routes:
 
     async def post_group(self, request: Request) -> Response:
         """Accepts a group once."""
-        run, worker = (_name(request.query_params.get(key, "")) for key in ("run", "worker"))
-        parcel = await read_group(request, run, self._clock.now(), self._max_body_bytes)
-        first = await self._queue.put_group(parcel, worker)
+        query = validated(PostQuery, dict(request.query_params))
+        for text in (query.run, query.worker):
+            check_text(text)
+        parcel = await read_group(request, query.run, self._clock.now(), self._max_body_bytes)
+        first = await self._queue.put_group(parcel, query.worker, query.handed_over)
         return json_answer(Receipt(id=parcel.id, first=first), status=201 if first else 200)
 
     async def post_batch(self, request: Request) -> Response:

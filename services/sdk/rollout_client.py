@@ -113,7 +113,8 @@ class RolloutClient:
 
     async def post_group(self, group: ScoredGroup, *, worker: str = "") -> bool:
         """Hand over a group; when this returns it is on the disk. False where it already was."""
-        answer = await self._send("POST", f"/v1/groups?{httpx.QueryParams(worker=worker, run=self._run)}", group)
+        query = httpx.QueryParams(worker=worker, run=self._run, handed_over=self._handed_over[worker])
+        answer = await self._send("POST", f"/v1/groups?{query}", group)
         self._handed_over[worker] += 1
         return _model(Receipt, answer).first
 

@@ -6,10 +6,11 @@ from pathlib import Path
 import pytest
 
 from core.errors import QueueError
+from core.wire import encode
 from services.rollout_api.demand import Roster, Server, shares
 from services.rollout_api.messages import EnvironmentSpec, RunStatus
 from services.sdk.rollout_client import RolloutClient
-from tests.services.rollout_api.harness import group, queue, run_spec, update
+from tests.services.rollout_api.harness import MSGPACK, group, queue, raw, run_spec, update
 
 
 async def groups_of(client: RolloutClient, running: int = 0, environment: str = "sums", worker: str = "") -> int:
@@ -56,8 +57,8 @@ def test_a_group_that_arrives_while_its_server_asks_is_not_counted_twice():
     roster, server = Roster(), Server("run", "sums", "one")
     roster.report(server, 0, now=0.0, handed_over=0)
     roster.started(server, 2, now=0.0)
-    roster.delivered(server)
-    roster.delivered(server)
+    roster.delivered(server, now=0.0)
+    roster.delivered(server, now=0.0)
     roster.report(server, 2, now=1.0, handed_over=0)  # asked before it was told that both had arrived
     assert roster.running("run") == 0
     roster.report(server, 1, now=2.0, handed_over=2)
@@ -67,8 +68,21 @@ def test_a_group_that_arrives_while_its_server_asks_is_not_counted_twice():
 def test_what_was_handed_over_before_a_restart_is_not_missed():
     roster, server = Roster(), Server("run", "sums", "one")
     roster.report(server, 3, now=0.0, handed_over=7)
-    roster.delivered(server)
+    roster.delivered(server, now=0.0)
     assert roster.running("run") == 2
+
+
+async def test_groups_that_come_after_a_restart_are_counted_once_from_the_start(tmp_path: Path):
+    async with queue(tmp_path / "q") as client:
+        await client.open_run(run_spec(batch=4))
+        await client.post_group(group("old"))
+    async with raw(tmp_path / "q") as http:
+        for name in ("old", "new"):  # the answer to the first of them was lost in the restart
+            url = "/v1/groups?worker=one&handed_over=7&run=run"
+            await http.post(url, content=encode(group(name)), headers=MSGPACK)
+        # asked before it was told that these two had arrived; a third one is being made
+        answer = await http.get("/v1/demand?environment=sums&worker=one&running=3&handed_over=7&run=run")
+    assert answer.json()["groups"] == 1
 
 
 async def test_a_delivered_group_is_not_counted_as_running_any_more(tmp_path: Path):
