@@ -6,7 +6,7 @@ from pathlib import Path
 from pydantic import Field
 
 from core.config import Config, read_file, validated
-from core.errors import TrainingError
+from core.errors import ConfigError, TrainingError
 from core.logs import get_logger
 from core.types import Value
 from trainer.engines.base import Engine
@@ -65,7 +65,10 @@ class CheckpointStore:
         return int(found[-1].name.removeprefix(STEP_PREFIX)) if found else None
 
     def restore(self, engine: Engine) -> Progress | None:
-        """Put the engine where the newest checkpoint left it; None where there is none. Raises TrainingError."""
+        """Put the engine where the newest checkpoint left it; None where there is none.
+
+        Raises ConfigError for a checkpoint of another model, TrainingError for one that cannot be read.
+        """
         remove_partial(self._root)
         found = self.all()
         if not found:
@@ -73,8 +76,8 @@ class CheckpointStore:
         progress = validated(Progress, read_file(found[-1] / PROGRESS_FILE), str(found[-1]))
         try:
             engine.load(found[-1])
-        except TrainingError as error:
+        except (ConfigError, TrainingError) as error:
             # the engine knows what is wrong, and not always with which directory
-            raise error if str(found[-1]) in str(error) else TrainingError(f"{found[-1]}: {error}") from error
+            raise error if str(found[-1]) in str(error) else type(error)(f"{found[-1]}: {error}") from error
         log.info("restored", path=str(found[-1]), step=progress.step, policy_version=progress.policy_version)
         return progress

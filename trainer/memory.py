@@ -6,10 +6,11 @@ attention matrix, which fused attention never holds.
 
 from typing import NamedTuple
 
-from core.errors import TrainingError, boundary
+from core.errors import TrainingError
 from trainer.config import TrainerConfig
 from trainer.engines.fsdp_engine import FsdpEngineConfig
 from trainer.engines.torch_engine import Precision, TorchEngineConfig
+from trainer.model_folder import reading
 
 FLOAT32 = 4
 ADAM_MOMENTS = 2
@@ -43,7 +44,7 @@ class Memory(NamedTuple):
 def memory_needed(config: TrainerConfig, *, with_reference: bool, samples_here: bool = True) -> Memory:
     """What the trainer will hold at its fullest; `samples_here` where it also serves the policy.
 
-    Raises TrainingError for a model or an engine that it cannot judge.
+    Raises ConfigError for a model that cannot be read, TrainingError for an engine that it cannot judge.
     """
     import torch
     from transformers import AutoConfig, AutoModelForCausalLM
@@ -54,7 +55,7 @@ def memory_needed(config: TrainerConfig, *, with_reference: bool, samples_here: 
     engine = config.engine
     if not isinstance(engine, TorchEngineConfig):
         raise TrainingError(f"the memory of the engine {engine.name!r} is not known")
-    with boundary(TrainingError, f"model {config.model}"), torch.device("meta"):
+    with reading(config.model), torch.device("meta"):
         shape = AutoConfig.from_pretrained(config.model, local_files_only=True)
         model = AutoModelForCausalLM.from_config(shape)
         parameters = sum(one.numel() for one in model.parameters())

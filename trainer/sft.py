@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING
 from pydantic import Field
 
 from core.config import Config
-from core.errors import TrainingError, boundary
+from core.errors import TrainingError
 from tool_call_parsers.rendering import Renderer
 from trainer.copying import plant_copying
 from trainer.sft_rows import SftRow
@@ -101,17 +101,6 @@ def schedule(step: int, config: SftConfig) -> float:
         return (step + 1) / config.warmup_steps
     progress = (step - config.warmup_steps) / max(1, config.steps - config.warmup_steps)
     return config.final_share + (1 - config.final_share) * 0.5 * (1 + math.cos(math.pi * min(1.0, progress)))
-
-
-def read_model(directory: Path) -> "PreTrainedModel":
-    """The model of a Hugging Face directory in float32, from this disk alone. Raises TrainingError."""
-    import torch
-    from transformers import AutoModelForCausalLM
-    from transformers.utils.logging import disable_progress_bar
-
-    disable_progress_bar()
-    with boundary(TrainingError, f"model {directory}"):
-        return AutoModelForCausalLM.from_pretrained(directory, dtype=torch.float32, local_files_only=True)
 
 
 def new_policy(directory: Path, renderer: Renderer, seed: int = 0) -> "PreTrainedModel":

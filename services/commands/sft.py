@@ -124,8 +124,11 @@ def _shuffled(rows: "list[SftRow]", seed: int) -> "list[SftRow]":
 
 def _learn(arguments: argparse.Namespace, packs: "list[list[SftRow]]", config: "SftConfig") -> dict[str, object]:
     """The loss of the first and of the last step; the model lies in the output directory afterwards."""
+    import torch
+
     from services.commands.counter import Counter
-    from trainer.sft import read_model, train_sft
+    from trainer.model_folder import read_model
+    from trainer.sft import train_sft
     from trainer.sft_save import SftSave
     from trainer.weights import save_model
 
@@ -135,7 +138,7 @@ def _learn(arguments: argparse.Namespace, packs: "list[list[SftRow]]", config: "
         "rows": hashlib.sha256(repr(packs).encode()).hexdigest()[:16],
     }
     save = SftSave(arguments.out.with_name(f"{arguments.out.name}.unfinished.pt"), told, arguments.save_every)
-    model = read_model(arguments.model)
+    model = read_model(arguments.model, torch.float32)
     counter, losses = Counter("steps", config.steps), list[float]()
 
     def count(step: int, loss: float, seconds: float) -> None:

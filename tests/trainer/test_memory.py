@@ -6,7 +6,7 @@ import pytest
 import torch
 
 from core.config import load_config
-from core.errors import TrainingError
+from core.errors import ConfigError
 from trainer.config import TrainerConfig, make_learner
 from trainer.engines.torch_engine import TorchEngine
 from trainer.memory import Memory, memory_needed
@@ -56,5 +56,5 @@ def test_nothing_is_loaded(toy_model: Path, tmp_path: Path):
 
 
 def test_a_missing_model_is_named(tmp_path: Path):
-    with pytest.raises(TrainingError, match="nowhere"):
+    with pytest.raises(ConfigError, match="nowhere"):
         needed(tmp_path / "nowhere")

@@ -18,7 +18,7 @@ from transformers import (
     PreTrainedModel,
 )
 
-from core.errors import TrainingError
+from core.errors import ConfigError, TrainingError
 from core.types import Sample
 from tests.trainer.toy import VOCABULARY, random_sample, random_samples, write_toy_model
 from trainer.algorithms.base import AdamParams, Loss, Predictions
@@ -226,12 +226,25 @@ def test_published_weights_do_not_change_under_their_reader(toy_model: Path):
 
 
 def test_a_missing_model_is_named(tmp_path: Path):
-    with pytest.raises(TrainingError, match="nowhere"):
+    with pytest.raises(ConfigError, match=r"nowhere: no config\.json there"):
         engine(tmp_path / "nowhere")
+
+
+@pytest.mark.parametrize("device", ["kuda", "xla:7"])
+def test_a_device_that_is_not_here_is_named(toy_model: Path, device: str):
+    with pytest.raises(ConfigError, match=rf"engine\.device '{device}' cannot be used: "):
+        engine(toy_model, device=device)
 
 
 def test_a_checkpoint_of_another_model_is_refused(toy_model: Path, tmp_path: Path):
     engine(toy_model).save(tmp_path)
     other = write_toy_model(tmp_path / "deep", num_hidden_layers=3)
-    with pytest.raises(TrainingError, match="weights of another model: missing"):
+    with pytest.raises(ConfigError, match="weights of another model: missing"):
+        engine(other).load(tmp_path)
+
+
+def test_a_checkpoint_of_a_wider_model_is_refused(toy_model: Path, tmp_path: Path):
+    engine(toy_model).save(tmp_path)
+    other = write_toy_model(tmp_path / "wide", intermediate_size=96)
+    with pytest.raises(ConfigError, match=r"weights of another model: .*mlp.* has the shape"):
         engine(other).load(tmp_path)

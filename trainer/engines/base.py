@@ -40,7 +40,10 @@ class Engine(Protocol):
     config_type: ClassVar[type[EngineConfig]]
 
     def __init__(self, source: Path, config: EngineConfig, *, with_reference: bool = False) -> None:
-        """The model of a Hugging Face directory, with a frozen twin as reference if asked. Raises TrainingError."""
+        """The model of a Hugging Face directory, with a frozen twin as reference if asked.
+
+        Raises ConfigError for a directory that cannot be used, TrainingError where memory runs out.
+        """
         ...
 
     @property
@@ -76,7 +79,10 @@ class Engine(Protocol):
         ...
 
     def load(self, directory: Path) -> None:
-        """Continue from what `save` wrote: the next step is the same. Raises TrainingError for another model's."""
+        """Continue from what `save` wrote: the next step is the same.
+
+        Raises ConfigError for another model's, TrainingError for what cannot be read.
+        """
         ...
 
     def close(self) -> None:

@@ -2,19 +2,18 @@
 
 import random
 from collections import Counter
-from collections.abc import Iterator
+from collections.abc import Callable, Generator, Iterator
 from dataclasses import replace
 from enum import StrEnum
 from pathlib import Path
-from typing import ClassVar
+from typing import ClassVar, TypeVar
 
 import torch
 from pydantic import Field
 from torch import Tensor
-from transformers import AutoModelForCausalLM, PreTrainedModel
-from transformers.utils.logging import disable_progress_bar
+from transformers import PreTrainedModel
 
-from core.errors import TrainingError, boundary
+from core.errors import ConfigError, TrainingError, boundary
 from core.logs import get_logger
 from trainer.algorithms.base import AdamParams, LossFunction, Predictions
 from trainer.batch import Batch
@@ -27,12 +26,15 @@ from trainer.engines.lora import (
     save_adapter,
     without_adapters,
 )
+from trainer.engines.out_of_memory import enough_memory, ran_out
 from trainer.engines.packing import Layout, cut
 from trainer.engines.scoring import Scorer
+from trainer.model_folder import read_model
 from trainer.weights import read_weights, save_model, shared_names, snapshot
 
 log = get_logger("torch_engine")
 STATE_FILE = "engine.pt"
+T = TypeVar("T")
 
 
 class Precision(StrEnum):
@@ -66,11 +68,11 @@ class TorchEngine:
     def __init__(self, source: Path, config: TorchEngineConfig, *, with_reference: bool = False) -> None:
         """The model of a Hugging Face directory, and a frozen twin of it as the reference.
 
-        Raises TrainingError when the directory cannot be read.
+        Raises ConfigError for a directory or a device that cannot be used, TrainingError where memory runs out.
         """
         torch.set_num_threads(config.threads)
         self._source, self._config = source, config
-        self._device = torch.device(config.device)
+        self._device = _usable(config.device)
         self._model = self._read_model()
         self._with_reference, self._micro_batch_tokens = with_reference, config.micro_batch_tokens
         self._scorer = self._scorer_of(self._model)
@@ -94,11 +96,7 @@ class TorchEngine:
     def forward_backward(self, batch: Batch, loss: LossFunction, tokens: int | None = None) -> Pass:
         """Add the gradient of that loss over the batch, in micro-batches; smaller ones where memory runs out."""
         self._check_ids(batch)
-        while True:
-            try:
-                return self._one_pass(batch, loss, tokens if tokens is not None else batch.tokens)
-            except torch.OutOfMemoryError as error:
-                self._make_room(batch, error)
+        return self._in_memory(batch, lambda: self._one_pass(batch, loss, tokens if tokens is not None else batch.tokens))
 
     def _one_pass(self, batch: Batch, loss: LossFunction, tokens: int) -> Pass:
         value, sums, maxima = 0.0, Counter[str](), dict[str, float]()
@@ -124,7 +122,8 @@ class TorchEngine:
             raise TrainingError(f"the gradient's norm is {norm}; no weight was changed")
         for group in self._optimiser.param_groups:
             group |= {"lr": params.lr, "betas": params.betas, "eps": params.eps, "weight_decay": params.weight_decay}
-        self._optimiser.step()
+        with enough_memory("in an optimiser step", "set engine.lora, or use the engine fsdp on more processes"):
+            self._optimiser.step()
         self._optimiser.zero_grad()
         return norm
 
@@ -132,6 +131,9 @@ class TorchEngine:
     def logprobs(self, batch: Batch) -> Tensor:
         """Nats of every completion token, (B, T) float32, 0.0 elsewhere."""
         self._check_ids(batch)
+        return self._in_memory(batch, lambda: self._all_logprobs(batch))
+
+    def _all_logprobs(self, batch: Batch) -> Tensor:
         numbered = replace(batch, weights=torch.arange(len(batch), dtype=torch.float32)[:, None].expand(batch.weights.shape))
         values = torch.zeros(batch.token_ids.shape)
         for part in self._shares(numbered):
@@ -144,7 +146,7 @@ class TorchEngine:
         """A copy of the weights under their Hugging Face names, adapters merged."""
         return snapshot(self._weights())
 
-    def each_weight(self) -> Iterator[tuple[str, Tensor]]:
+    def each_weight(self) -> Generator[tuple[str, Tensor], None, None]:
         """The weights one after the other, adapters merged, tied ones once; the very tensors, where nothing is merged."""
         weights = self._weights()
         tied = shared_names(weights)
@@ -186,13 +188,9 @@ class TorchEngine:
             random.setstate((version, tuple(words), gauss))
 
     def _read_model(self) -> PreTrainedModel:
-        disable_progress_bar()  # logs are events
-        with boundary(TrainingError, f"model {self._source}"):
-            model = AutoModelForCausalLM.from_pretrained(
-                self._source, dtype=torch.float32, attn_implementation=self._config.attention, local_files_only=True
-            )
-        assert isinstance(model, PreTrainedModel)
-        _move(model, self._device)
+        model = read_model(self._source, torch.float32, self._config.attention)
+        with enough_memory(f"for the model on {self._device}", "set engine.device, or use the engine fsdp on more processes"):
+            _move(model, self._device)
         # dropout would make the ratio to the sampler noisy, so the model stays in evaluation mode
         return model.eval()
 
@@ -220,7 +218,12 @@ class TorchEngine:
         missing = wanted - weights.keys() - shared_names(state)
         unknown = weights.keys() - wanted
         if missing or unknown:
-            raise TrainingError(f"weights of another model: missing {sorted(missing)[:3]}, unknown {sorted(unknown)[:3]}")
+            raise ConfigError(f"weights of another model: missing {sorted(missing)[:3]}, unknown {sorted(unknown)[:3]}")
+        # adapters are not all of the state under its own names
+        for name, found in weights.items():
+            if name in state and found.shape != state[name].shape:
+                shapes = f"{tuple(found.shape)}, not {tuple(state[name].shape)}"
+                raise ConfigError(f"weights of another model: {name} has the shape {shapes}")
         self._model.load_state_dict(weights, strict=False)
 
     def _shares(self, batch: Batch) -> Iterator[Batch]:
@@ -248,7 +251,17 @@ class TorchEngine:
         if len(batch) and int(batch.token_ids.max()) >= self.vocabulary:
             raise TrainingError(f"token id {int(batch.token_ids.max())} is beyond the model's {self.vocabulary} tokens")
 
-    def _make_room(self, batch: Batch, error: torch.OutOfMemoryError) -> None:
+    def _in_memory(self, batch: Batch, work: Callable[[], T]) -> T:
+        """What the work gives, begun again with smaller micro-batches where memory runs out."""
+        while True:
+            try:
+                return work()
+            except (MemoryError, RuntimeError) as error:
+                if not ran_out(error):
+                    raise
+                self._make_room(batch, error)
+
+    def _make_room(self, batch: Batch, error: Exception) -> None:
         """Halve the micro-batches after memory ran out. Raises TrainingError where that is not allowed or not possible."""
         self._optimiser.zero_grad()
         longest = int(batch.lengths.max())
@@ -272,6 +285,15 @@ def _recomputed_activations(model: PreTrainedModel) -> None:
             module.p = 0.0
         elif hasattr(module, "attention_dropout"):
             module.attention_dropout = 0.0  # pyright: ignore
+
+
+def _usable(name: str) -> torch.device:
+    try:
+        torch.zeros(1, device=name)
+        return torch.device(name)
+    except (AssertionError, RuntimeError) as error:
+        problem = str(error).splitlines()[0]
+        raise ConfigError(f"engine.device {name!r} cannot be used: {problem}") from error
 
 
 def _move(module: torch.nn.Module, device: torch.device) -> None:

@@ -9,10 +9,10 @@ from pathlib import Path
 
 import torch
 from torch import Tensor
-from transformers import AutoModelForCausalLM, PreTrainedModel
+from transformers import PreTrainedModel
 
 from core.config import read_file
-from core.errors import ConfigError, TrainingError, boundary
+from core.errors import ConfigError
 from core.logs import get_logger
 from trainer.inference.decoder import Decoder
 from trainer.inference.feed import Feed
@@ -20,6 +20,7 @@ from trainer.inference.packed_decoder import ATTENTION, PackedDecoder
 from trainer.inference.qwen3 import Qwen3, Qwen3Config
 from trainer.inference.replay import ReplayingDecoder, record_on_cuda
 from trainer.inference.row_decoder import RowDecoder
+from trainer.model_folder import read_model
 
 log = get_logger("inference")
 
@@ -42,9 +43,7 @@ def _plain_decoder(model_dir: Path, device: str, dtype: torch.dtype) -> Decoder:
     architectures = read_file(model_dir / "config.json").get("architectures")
     if architectures == ["Qwen3ForCausalLM"] and _is_plain(model_dir):
         return Qwen3.load(model_dir, device, dtype)
-    with boundary(TrainingError, f"model {model_dir}"):
-        model = AutoModelForCausalLM.from_pretrained(model_dir, dtype=dtype, local_files_only=True)
-    assert isinstance(model, PreTrainedModel)
+    model = read_model(model_dir, dtype)
     return exact_decoder(model.to(device).eval(), device)  # pyright: ignore[reportArgumentType]
 
 

@@ -1,5 +1,6 @@
 """What saves memory changes nothing, or as little as it says: adapters, checkpointing, halved micro-batches."""
 
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
@@ -13,6 +14,7 @@ from trainer.algorithms.base import AdamParams, Loss, Predictions
 from trainer.algorithms.grpo import GRPO, GRPOConfig
 from trainer.batch import Batch, collate
 from trainer.engines.lora import LoraSettings
+from trainer.engines.out_of_memory import enough_memory
 from trainer.engines.torch_engine import TorchEngine, TorchEngineConfig
 
 FLOAT32 = 1e-5
@@ -88,21 +90,30 @@ def test_an_unknown_target_of_adapters_is_named(toy_model: Path):
         TorchEngine(toy_model, TorchEngineConfig(lora=LoraSettings(targets=("no_such_matrix",))))
 
 
-def crowded(most: int):
-    """A loss for which there is memory for so many completion tokens at once, as a GPU would say it."""
+def on_a_gpu() -> None:
+    raise torch.OutOfMemoryError("CUDA out of memory")
+
+
+def on_the_cpu() -> None:
+    torch.empty(1 << 50, dtype=torch.uint8)  # more than an address can name
+
+
+def crowded(most: int, run_out: Callable[[], None] = on_a_gpu):
+    """A loss for which there is memory for so many completion tokens at once."""
 
     def loss(predictions: Predictions, part: Batch, tokens: int) -> Loss:
         if part.tokens > most:
-            raise torch.OutOfMemoryError("CUDA out of memory")
+            run_out()
         return GRPO().loss(predictions, part, tokens)
 
     return loss
 
 
-def test_memory_that_runs_out_halves_the_micro_batch_and_loses_nothing(toy_model: Path):
+@pytest.mark.parametrize("run_out", [on_a_gpu, on_the_cpu])
+def test_memory_that_runs_out_halves_the_micro_batch_and_loses_nothing(toy_model: Path, run_out: Callable[[], None]):
     batch = collate(random_samples())
     plain, tight = (TorchEngine(toy_model, TorchEngineConfig(micro_batch_tokens=80)) for _ in range(2))
-    expected, measured = plain.forward_backward(batch, GRPO().loss), tight.forward_backward(batch, crowded(most=30))
+    expected, measured = plain.forward_backward(batch, GRPO().loss), tight.forward_backward(batch, crowded(30, run_out))
     assert measured.loss == pytest.approx(expected.loss, abs=FLOAT32)
     norms = [one.optim_step(AdamParams(lr=0.01)) for one in (plain, tight)]
     assert norms[0] == pytest.approx(norms[1], abs=FLOAT32)
@@ -114,3 +125,14 @@ def test_memory_that_cannot_be_saved_names_the_settings(toy_model: Path, setting
     engine = TorchEngine(toy_model, TorchEngineConfig(micro_batch_tokens=80, **settings))
     with pytest.raises(TrainingError, match=r"lower engine\.micro_batch_tokens"):
         engine.forward_backward(collate(random_samples()), crowded(most=0))
+
+
+def test_memory_that_lacks_for_a_step_is_told_too():
+    told = pytest.raises(TrainingError, match=r"out of memory in an optimiser step: set engine\.lora")
+    with told, enough_memory("in an optimiser step", "set engine.lora"):
+        on_the_cpu()
+
+
+def test_another_error_is_not_taken_for_a_lack_of_memory():
+    with pytest.raises(RuntimeError, match="shapes"), enough_memory("in a step", "set engine.lora"):
+        raise RuntimeError("the shapes differ")
