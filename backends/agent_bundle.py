@@ -22,9 +22,9 @@ MODULES = (
     "files",
     "copies",
     "trees",
+    "usage",
     "jobs",
     "sessions",
-    "usage",
     "main",
 )
 """In the order of their imports."""

@@ -85,8 +85,12 @@ class AgentSession:
         """See Session.run. Cancelling kills the interpreter."""
         if "\0" in code:
             raise ExecRefused("a NUL byte in code; no interpreter takes one")
+        try:
+            body = code.encode("utf-8", "surrogateescape")
+        except UnicodeEncodeError as error:
+            raise ExecRefused(f"half a character in code, at {error.start}; no interpreter takes one") from error
         fields: JsonObject = {"op": "run", **self._session, "timeout": timeout_seconds, "max_output": max_output}
-        number, future = self._channel.post(fields, code.encode("utf-8", "surrogateescape"), max_body=2 * max_output)
+        number, future = self._channel.post(fields, body, max_body=2 * max_output)
         try:
             reply = await self._channel.reply(future, timeout_seconds + ANSWER_SECONDS)
         except asyncio.CancelledError:

@@ -9,6 +9,7 @@ from backends.channel import Channel, Reply
 from core.types import Value
 
 MAX_SIGNAL = 64
+PATH_SHOWN = 1000
 REFUSALS: dict[str, type[SandboxError]] = {"start": ExecRefused}
 
 
@@ -83,5 +84,6 @@ def checked(channel: Channel, kind: type[A], reply: Reply, path: str = "") -> A:
 def _error(refusal: _Refusal, path: str) -> SandboxError:
     if refusal.error == "path":
         problem = PathProblem(refusal.problem) if refusal.problem in set(PathProblem) else PathProblem.OTHER
-        return SandboxPathError(f"{path}: {refusal.message}", problem=problem)
+        shown = path.encode("utf-8", "backslashreplace").decode()  # or half a character would break whoever prints it
+        return SandboxPathError(f"{shown[:PATH_SHOWN]}: {refusal.message}", problem=problem)
     return REFUSALS.get(refusal.error, SandboxError)(f"the sandbox refused: {refusal.message}")

@@ -8,6 +8,7 @@ from typing import NamedTuple
 
 from backends.agent_bundle import compiled_agent, compiled_command
 from backends.base import SandboxSpec
+from backends.memory_disks import SHM_MIB
 from backends.seccomp import filter_program
 from backends.start import MIB
 from core.errors import ConfigError
@@ -22,7 +23,6 @@ FILES = {
     "/etc/hosts": "127.0.0.1 localhost\n::1 localhost\n",
     "/etc/nsswitch.conf": "passwd: files\ngroup: files\nhosts: files\n",
 }
-SHM_BYTES = 64 * MIB
 KERNEL_SETTINGS = {
     "kernel.unprivileged_userns_clone": ("0", "1"),
     "user.max_user_namespaces": ("0", "65536"),
@@ -32,9 +32,9 @@ KERNEL_SETTINGS = {
 DENIALS = ("No permissions to create", "Operation not permitted", "uid map: Permission denied", "namespace failed")
 
 
-def agent_argv(end: int) -> list[str]:
-    """The agent's command line inside the walls."""
-    return compiled_command(str(system_python()), AGENT, str(end))
+def agent_argv(end: int, *more: str) -> list[str]:
+    """The agent's command line inside the walls; `more` as in the agent's `main`."""
+    return [*compiled_command(str(system_python()), AGENT, str(end)), *more]
 
 
 def forbidden_by(message: str) -> str | None:
@@ -107,7 +107,7 @@ def walls(
         yield "--perms", "0444", "--file", memory(text.encode()), path
     yield "--perms", "0444", "--file", memory(machine.agent), AGENT
     yield "--proc", "/proc", "--dev", "/dev"
-    yield "--size", str(SHM_BYTES), "--tmpfs", "/dev/shm", "--remount-ro", "/dev"  # noqa: S108
+    yield "--size", str(SHM_MIB * MIB), "--tmpfs", "/dev/shm", "--remount-ro", "/dev"  # noqa: S108
     yield "--size", str(spec.disk_mib * MIB), "--tmpfs", "/tmp"  # noqa: S108
     yield "--size", str(spec.disk_mib * MIB), "--tmpfs", "/workspace"
     for source, inside in shown.items():

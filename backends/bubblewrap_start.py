@@ -5,17 +5,23 @@ processes, and root's files in /proc/sys would have to be covered, which forbids
 """
 
 import asyncio
+import json
 import os
 import shutil
+from contextlib import suppress
 
 from backends import cgroups
 from backends.agent_sandbox import AgentSandbox, Hooks
 from backends.base import Capabilities, Feature, Limit, SandboxError, SandboxSpec, Tier
 from backends.bubblewrap import agent_argv, binds, forbidden_by, walls
+from backends.container_start import bound_files
+from backends.memory_disks import SHM_MIB, files_on
 from backends.memory_files import MemoryFiles
 from backends.staging import UNPRIVILEGED, everybody_reaches, stage, step_down
 from backends.start import Launch, hello, start_sandbox
 from core.errors import MissingRuntime
+
+INFO_BYTES = 4096
 
 
 class Bubblewrap:
@@ -66,19 +72,15 @@ class Bubblewrap:
         moving = None
         try:
             with MemoryFiles() as memory:
-                options = []
-                if grouped.group:
-                    info, number = memory.pipe()
-                    options = ["--info-fd", number]
-                    moving = asyncio.get_running_loop().run_in_executor(None, grouped.group.take_agent, info)
-                launch = self._launch([program, *options], spec, memory)
+                info, number = memory.pipe()
+                moving = asyncio.get_running_loop().run_in_executor(None, _moved, info, grouped.group)
+                launch = self._launch([program, "--info-fd", number], spec, memory)
                 sandbox = await start_sandbox(launch, hello(spec, isolated=True), grouped.hooks())
         except BaseException:
             if moving:  # the pipe's other end was closed, so this ends
                 await asyncio.gather(asyncio.shield(moving), return_exceptions=True)
             raise
-        if moving:
-            await _moved(moving, sandbox)
+        await _bounded(moving, sandbox, spec)
         return sandbox
 
     def _launch(self, program: list[str], spec: SandboxSpec, memory: MemoryFiles) -> Launch:
@@ -87,8 +89,13 @@ class Bubblewrap:
             reached = all(everybody_reaches(source) for source in shown)
             prefix, shown = (step_down(UNPRIVILEGED), shown) if reached else stage(shown, UNPRIVILEGED)
         options = [word for option in walls(spec, shown, memory.file) for word in option]
+        if spec.nested_namespaces:  # where maps of users are written to /proc
+            more = []
+        else:
+            options += ["--remount-ro", "/proc"]
+            more = [memory.directory("/proc")]
         command = [*prefix, *program, *options, "--"]
-        return Launch(argv=lambda end: [*command, *agent_argv(end)], fds=memory.fds)
+        return Launch(argv=lambda end: [*command, *agent_argv(end, *more)], fds=memory.fds)
 
 
 class Grouped:
@@ -107,12 +114,31 @@ class Grouped:
         await self._hooks.free(sandbox)
 
 
-async def _moved(moving: "asyncio.Future[None]", sandbox: AgentSandbox) -> None:
+def _moved(info: int, group: cgroups.Group | None) -> int:
+    """Put the agent, whose pid bubblewrap writes to that pipe, into its groups while it starts up. Closes `info`.
+
+    Returns the pid; 0 where bubblewrap failed, which is told elsewhere.
+    """
+    with os.fdopen(info, "rb", buffering=0) as pipe:
+        text = b""
+        # the other end stays open until the agent is there, which need not be waited for
+        while not text.rstrip().endswith(b"}") and (part := pipe.read(INFO_BYTES)):
+            text += part
+    pid = int(json.loads(text)["child-pid"]) if text else 0
+    if pid and group:
+        group.take(pid)
+    return pid
+
+
+async def _bounded(moving: "asyncio.Future[int]", sandbox: AgentSandbox, spec: SandboxSpec) -> None:
     """No command may run before its limits hold."""
     try:
-        await asyncio.shield(moving)
+        pid = await asyncio.shield(moving)
+        with suppress(PermissionError):  # neither may a user, nor root of a container; the bound on memory holds for files too
+            for disk, mib in (("workspace", spec.disk_mib), ("tmp", spec.disk_mib), ("dev/shm", SHM_MIB)):
+                bound_files(f"/proc/{pid}/root/{disk}", files_on(mib))
     except BaseException as error:
         await sandbox.destroy()
         if isinstance(error, OSError):
-            raise SandboxError(f"the sandbox could not be put into its control groups: {error}") from error
+            raise SandboxError(f"the sandbox could not be given its limits: {error}") from error
         raise

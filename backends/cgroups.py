@@ -7,7 +7,6 @@ Version 2 lets a group that holds processes have no such groups below it, its to
 to us, its processes are therefore moved into a group beside those of the sandboxes first.
 """
 
-import json
 import os
 import time
 from collections.abc import Iterator, Sequence
@@ -19,6 +18,7 @@ from pathlib import Path
 from typing import NamedTuple
 
 from backends.base import SandboxSpec
+from backends.memory_disks import memory_of
 from backends.owner import is_gone, this_owner
 
 CONTROLLERS = ("pids", "memory", "cpu")
@@ -29,9 +29,7 @@ DELEGATE = ("user.delegate", "trusted.delegate")
 """Attributes with which systemd marks a group that it leaves to others; the second is root's to see."""
 PERIOD_MICROSECONDS = 100_000
 SPARE_PROCESSES = 16  # the agent, a nanny for every command
-SHM_MIB = 64
 REMOVE_SECONDS = 2.0
-INFO_BYTES = 4096
 _numbers = count(1)
 
 
@@ -67,20 +65,10 @@ class Group:
         """The files into which a process that belongs here is written."""
         return [str(place / self._name / "cgroup.procs") for place in self._hierarchies.places]
 
-    def take_agent(self, info: int) -> None:
-        """Move the agent in, whose pid bubblewrap writes to that pipe, before it starts anything. Blocks; closes `info`.
-
-        The kernel may take milliseconds to move a process, all of it waiting, in which the agent starts up.
-        """
-        with os.fdopen(info, "rb", buffering=0) as pipe:
-            text = b""
-            # the other end stays open until the agent is there, which need not be waited for
-            while not text.rstrip().endswith(b"}") and (part := pipe.read(INFO_BYTES)):
-                text += part
-        if text:  # else bubblewrap failed, which is told elsewhere
-            pid = str(json.loads(text)["child-pid"])
-            for door in self.doors:
-                Path(door).write_text(pid)
+    def take(self, pid: int) -> None:
+        """Move a process in. Blocks: the kernel may take milliseconds for it, all of it waiting."""
+        for door in self.doors:
+            Path(door).write_text(str(pid))
 
     def oom_kills(self) -> int:
         """How many processes of it the kernel killed for their memory."""
@@ -125,9 +113,8 @@ def reap() -> list[str]:
 
 
 def _settings(version: int, spec: SandboxSpec) -> Iterator[tuple[str, str, str]]:
-    """(controller, file, value). What is written to the writable directories is memory too, and has limits of its own."""
-    memory = (spec.memory_mib + 2 * spec.disk_mib + SHM_MIB) << 20
-    quota = int(spec.cpus * PERIOD_MICROSECONDS)
+    """(controller, file, value)"""
+    memory, quota = memory_of(spec), int(spec.cpus * PERIOD_MICROSECONDS)
     yield "pids", "pids.max", str(spec.processes + SPARE_PROCESSES)
     if version == 2:
         yield "memory", "memory.max", str(memory)

@@ -12,8 +12,8 @@ from typing import NamedTuple, Protocol, cast
 
 from pydantic import JsonValue
 
-from backends.agent.frames import LENGTHS, pack
-from backends.base import Cause, ProtocolViolation, SandboxError, SandboxLost
+from backends.agent.frames import LENGTHS, MAX_REQUEST_BODY, MAX_REQUEST_HEADER, pack
+from backends.base import Cause, ExecRefused, ProtocolViolation, SandboxError, SandboxLost
 from core.types import JsonObject
 
 MAX_REPLY_HEADER = 1 << 16
@@ -120,14 +120,19 @@ class Channel:
     def post(self, fields: JsonObject, body: bytes = b"", *, max_body: int = 0) -> tuple[int, asyncio.Future[Reply]]:
         """Send a request now, once. Returns its number and the future of its reply.
 
-        The future fails with SandboxLost or ProtocolViolation; it may be given up at any time.
+        The future fails with SandboxLost or ProtocolViolation; it may be given up at any time. Raises ExecRefused for more
+        than an agent takes, which would take it for the end of the link.
         """
         if self._end is not None or self._wire is None:
             raise self._failure(sent=False)
         number = next(self._numbers)
+        head = pack({"id": number, **fields}, len(body))
+        if len(head) > MAX_REQUEST_HEADER or len(body) > MAX_REQUEST_BODY:
+            found = f"{len(head)} bytes of words and {len(body)} of data in one request"
+            raise ExecRefused(f"{found}; at most {MAX_REQUEST_HEADER} and {MAX_REQUEST_BODY} are taken")
         future: asyncio.Future[Reply] = asyncio.get_running_loop().create_future()
         self._pending[number] = _Pending(future, max_body)
-        self._wire.write(pack({"id": number, **fields}, len(body)))
+        self._wire.write(head)
         if body:
             self._wire.write(body)
         return number, future

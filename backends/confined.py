@@ -22,6 +22,8 @@ START = Path(__file__).with_name("container_start.py")
 CALLS = """
 if {sealed!r} is not None:
     seal({sealed!r})
+    for disk in {sealed!r}:
+        bound_files(disk, {files!r})
 if not {keeps!r}:
     drop_capabilities()
 refuse_system_calls({filters!r})
@@ -49,6 +51,8 @@ class Confinement(NamedTuple):
     """What `uname -m` prints where it will run, by default that of this machine."""
     sealed: Sequence[str] | None = None
     """The only mounts that stay writable; needs the capabilities SYS_ADMIN and SETPCAP, which are then given up."""
+    files: int = 0
+    """How many files each of those may hold, which are memory disks."""
     keeps_capabilities: bool = False
 
 
@@ -57,7 +61,9 @@ def confined_command(python: str, end: str, how: Confinement | None = None) -> l
     how = how or Confinement()
     filters = [filter_program(how.machine), None if how.nested_namespaces else namespace_filter(how.machine)]
     sealed = None if how.sealed is None else list(how.sealed)
-    calls = CALLS.format(sealed=sealed, keeps=how.keeps_capabilities, filters=[found for found in filters if found])
+    calls = CALLS.format(
+        sealed=sealed, files=how.files, keeps=how.keeps_capabilities, filters=[found for found in filters if found]
+    )
     return _in_one_word(python, START.read_bytes() + calls.encode() + agent_source(), end)
 
 

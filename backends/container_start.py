@@ -22,6 +22,8 @@ PR_SET_SECCOMP, PR_CAPBSET_DROP, PR_CAP_AMBIENT, CLEAR_ALL = 22, 24, 47, 4
 SECCOMP_MODE_FILTER = 2
 CAPABILITY_VERSION = 0x20080522
 CAP_SETPCAP, LAST_CAPABILITY = 8, 63
+FSCONFIG, FSPICK = 431, 433  # on every machine
+AT_FDCWD, FSPICK_CLOEXEC, SET_STRING, RECONFIGURE = -100, 1, 1, 7
 
 _libc = ctypes.CDLL(None, use_errno=True)
 
@@ -40,6 +42,22 @@ def seal(writable: Sequence[str]) -> None:
         if "ro" not in options and kind not in DEVICES and os.fsdecode(path) not in writable:
             flags = MS_REMOUNT | MS_BIND | MS_RDONLY | sum(KEPT_OPTIONS.get(option, 0) for option in options)
             _must(_libc.mount(None, path, None, flags, None), f"make {os.fsdecode(path)} read only")
+
+
+def bound_files(disk: str, files: int) -> None:
+    """Let a memory disk that is mounted at that path hold no more files, links among them. Raises OSError where we may not.
+
+    Needs CAP_SYS_ADMIN in the user namespace in which it was mounted, and in that of our mounts.
+    """
+    picked = _libc.syscall(FSPICK, AT_FDCWD, os.fsencode(disk), FSPICK_CLOEXEC)
+    if picked < 0:
+        raise OSError(ctypes.get_errno(), f"cannot bound the files on {disk}: {os.strerror(ctypes.get_errno())}")
+    try:
+        for order, name, value in ((SET_STRING, b"nr_inodes", b"%d" % files), (RECONFIGURE, None, None)):
+            if _libc.syscall(FSCONFIG, picked, order, name, value, 0) < 0:
+                raise OSError(ctypes.get_errno(), f"cannot bound the files on {disk}: {os.strerror(ctypes.get_errno())}")
+    finally:
+        os.close(picked)
 
 
 def drop_capabilities() -> None:

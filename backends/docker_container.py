@@ -9,8 +9,9 @@ from aiohttp import ClientError
 from pydantic import JsonValue
 
 from backends.base import Network, SandboxSpec
+from backends.memory_disks import SHM_MIB, files_on, memory_of
 from backends.owner import CREATED_LABEL, LABEL, TOKEN_LABEL
-from backends.start import AGENT_PROCESSES, MIB
+from backends.start import AGENT_PROCESSES
 from core.types import JsonObject
 
 if TYPE_CHECKING:
@@ -18,9 +19,7 @@ if TYPE_CHECKING:
     from aiodocker.stream import Stream
 
 USER = 1000
-SHM_MIB = 64
 OPEN_FILES = 4096
-BYTES_FOR_A_FILE = 2048
 CPU_PERIOD_MICROSECONDS = 100_000
 MESSAGE_BYTES = 2000
 NETWORKS = {Network.NONE: "none", Network.OPEN: "bridge"}
@@ -32,7 +31,7 @@ def container_config(
     spec: SandboxSpec, image: str, command: Sequence[str], shown: Mapping[str, str], labels: Mapping[str, str]
 ) -> JsonObject:
     """What to POST to /containers/create. `shown`: host path -> path inside, read only."""
-    memory = (spec.memory_mib + 2 * spec.disk_mib + SHM_MIB) * MIB  # what is written to the memory disks counts as well
+    memory = memory_of(spec)
     return {
         "Image": image,
         "Entrypoint": [command[0]],
@@ -77,9 +76,8 @@ def container_config(
 
 
 def memory_disk(mib: int, user: int, mode: str) -> str:
-    """The options of one, of a user's own. A file without bytes takes memory too, so their number is bounded as well."""
-    files = mib * MIB // BYTES_FOR_A_FILE
-    return f"rw,nosuid,nodev,exec,uid={user},gid={user},mode={mode},size={mib}m,nr_inodes={files}"
+    """The options of one, of a user's own."""
+    return f"rw,nosuid,nodev,exec,uid={user},gid={user},mode={mode},size={mib}m,nr_inodes={files_on(mib)}"
 
 
 def labels(owner: str, created: float, token: str) -> dict[str, str]:

@@ -1,4 +1,4 @@
-"""Files that exist in memory only, handed to a program that is started as descriptors."""
+"""Files that exist in memory only, and what else is handed to a program that is started as descriptors."""
 
 import os
 from types import TracebackType
@@ -29,6 +29,11 @@ class MemoryFiles:
     def path(self, data: bytes) -> str:
         """The same as a path for the program that inherits it."""
         return f"/proc/self/fd/{self.file(data)}"
+
+    def directory(self, path: str) -> str:
+        """The number of a descriptor of a directory of the host, good for nothing but going on from there."""
+        self.fds.append(os.open(path, os.O_PATH | os.O_DIRECTORY | os.O_CLOEXEC))
+        return str(self.fds[-1])
 
     def pipe(self) -> tuple[int, str]:
         """A pipe that the program writes to: our end, which the caller closes, and the number of the program's."""

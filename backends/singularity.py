@@ -32,6 +32,7 @@ from backends.bubblewrap import binds, system_python
 from backends.bubblewrap_start import Grouped
 from backends.confined import Confinement, confined_command
 from backends.images.host_root import system_binds, write_root
+from backends.memory_disks import files_on
 from backends.sandboxes import Sandboxes
 from backends.singularity_images import ImageFiles, plain
 from backends.staging import everybody_reaches, stage, step_down
@@ -144,7 +145,7 @@ class SingularityBackend:
         command = [*program[:-1], *prefix, program[-1], *options]
 
         def argv(end: int) -> list[str]:
-            how = Confinement(nested_namespaces=spec.nested_namespaces, sealed=WRITABLE)
+            how = Confinement(nested_namespaces=spec.nested_namespaces, sealed=WRITABLE, files=files_on(spec.disk_mib))
             return [*command, *confined_command(python, str(end), how)]
 
         return Launch(argv)

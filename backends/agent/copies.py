@@ -123,9 +123,16 @@ class Archive:
         return False
 
     def _keep_file(self, directory: int, name: str, header: dict[str, object]) -> None:
-        fd = os.open(name, READ_FLAGS, dir_fd=directory)
+        try:
+            fd = os.open(name, READ_FLAGS, dir_fd=directory)
+        except PermissionError:
+            raise
+        except OSError:
+            return  # removed or replaced in the meantime
         try:
             status = os.fstat(fd)
+            if not stat.S_ISREG(status.st_mode):
+                return
             self._head({**header, "mtime": status.st_mtime_ns}, status.st_size)
             os.lseek(self.fd, self.size, os.SEEK_SET)
             end = self.size + status.st_size

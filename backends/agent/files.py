@@ -140,6 +140,10 @@ def _located(setup: Setup, path: str) -> tuple[str, list[str]]:
     parts = [part for part in path.split("/") if part not in ("", ".")]
     if ".." in parts or "\0" in path:
         raise Refused("path", "expected a path without '..' and NUL", "escapes")
+    try:
+        os.fsencode(path)
+    except UnicodeEncodeError as error:
+        raise Refused("path", f"holds half a character: {error.reason}") from error
     if not path.startswith("/"):
         return setup.workspace, parts
     if parts[:1] == ["workspace"]:

@@ -8,9 +8,12 @@ import time
 from backends.agent.loop import WRITE, Loop, Refused, Running
 from backends.agent.nannies import Command
 from backends.agent.processes import NOTHING
+from backends.agent.usage import remove_shared_memory
 
 CHUNK = 1 << 16
 STDERR_TAIL = 4096
+KILLED = (9, 137 << 8)
+"""Wait statuses of what was killed by SIGKILL, and of a shell that says so of its child."""
 
 
 class Capture:
@@ -79,6 +82,9 @@ class Job(Running):
     def done(self, status: int) -> None:
         """See Running."""
         self.status = status
+        if status in KILLED and not self.loop.jobs and self.loop.setup.isolated:
+            # it outlives whom it belonged to; where that one was killed for its memory, this would kill the next one too
+            remove_shared_memory()
         self.ended()
 
     def kill(self) -> None:

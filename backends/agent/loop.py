@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 import time
-from select import EPOLLIN, EPOLLOUT, epoll
+from select import POLLIN, POLLOUT, poll
 
 from backends.agent.frames import pack
 from backends.agent.nannies import Command, Nanny, order_for
@@ -15,12 +15,13 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
     from typing import NoReturn
 
-READ, WRITE = EPOLLIN, EPOLLOUT
+READ, WRITE = POLLIN, POLLOUT
 PARKED = 4
 """How many nannies are kept while they have nothing to do."""
 PURGE_SECONDS = 5.0
 PURGE_PAUSE_SECONDS = 0.0002
 QUICK_LOOKS = 20
+LONGEST_WAIT_SECONDS = 3600.0  # the system call takes no more than some weeks
 
 
 class Refused(Exception):
@@ -54,7 +55,7 @@ class Loop:
         self._parked: list[Nanny] = []
         self._wants_another = True
         self._statuses: dict[int, int] = {}
-        self._poll = epoll()
+        self._poll = poll()  # not epoll, of which a command can use up what the user of both may have
         self._watched: dict[int, tuple[int, Callable[[], object]]] = {}
 
     def run(self) -> None:
@@ -64,7 +65,7 @@ class Loop:
                 self._wants_another = False  # or else one that cannot live would be made again and again
                 with Suppressed(OSError):
                     self._parked.append(self._hire())
-            ready = [(fd, self._watched.get(fd)) for fd, _ in self._poll.poll(self._seconds_to_deadline())]
+            ready = [(fd, self._watched.get(fd)) for fd, _ in self._poll.poll(self._milliseconds_to_deadline())]
             for fd, watch in ready:
                 # an earlier callback of this round may have closed or changed it
                 if watch is not None and self._watched.get(fd) is watch:
@@ -197,6 +198,8 @@ class Loop:
             if pid in self._nannies:
                 self._statuses[pid] = status
 
-    def _seconds_to_deadline(self) -> float | None:
+    def _milliseconds_to_deadline(self) -> float | None:
         deadlines = [job.deadline for job in self.jobs.values() if job.deadline is not None]
-        return max(0.0, min(deadlines) - time.monotonic()) if deadlines else None
+        if not deadlines:
+            return None
+        return 1e3 * min(max(0.0, min(deadlines) - time.monotonic()), LONGEST_WAIT_SECONDS)

@@ -12,7 +12,7 @@ from backends.agent.files import list_files, read_file, write_file
 from backends.agent.frames import BrokenFrame, take_request
 from backends.agent.jobs import ExecJob, SpawnJob
 from backends.agent.loop import Loop, Refused
-from backends.agent.processes import ALL_FDS, MAX_STREAMS, Setup, guard_self
+from backends.agent.processes import ALL_FDS, MAX_STREAMS, OFFERED, Offered, Setup, guard_self
 from backends.agent.sessions import Session
 from backends.agent.trees import empty, put_back
 from backends.agent.usage import remove_shared_memory, usage
@@ -74,6 +74,8 @@ class Agent:
                 self._operations[request["op"]](request, body)
             except Refused as refusal:
                 self.loop.refuse(request["id"], refusal)
+            except OSError as error:  # a command can bring about some; where it is the link's, to refuse raises it again
+                self.loop.refuse(request["id"], Refused("system", error.strerror or str(error)))
 
     def _exec(self, request: dict, body: bytes) -> None:
         self._refuse_crowd()
@@ -207,8 +209,12 @@ class Agent:
 
 
 def main() -> None:
-    """Serve the socket whose number is the first argument, or standard input and output where that is `stdio`."""
-    _take_link(sys.argv[1])
+    """Serve the socket whose number is the first argument, or standard input and output where that is `stdio`.
+
+    A second argument is the number of a directory, the /proc of somebody who may write there where we may not.
+    """
+    offered = Offered(f"/proc/self/fd/{sys.argv[2]}" if len(sys.argv) > 2 else "/proc")
+    _take_link(sys.argv[1], offered)
     if not guard_self():
         sys.exit("cannot make the agent non-dumpable and a subreaper")
     signal(SIGINT, SIG_IGN)
@@ -216,7 +222,7 @@ def main() -> None:
     gc.freeze()  # what is here stays, so neither a collection nor a nanny needs to copy its pages
     received = bytearray()
     first = _first_request(received)
-    agent = Agent(received, Setup(first))
+    agent = Agent(received, Setup(first, offered))
     loop = agent.loop
     loop.reply(first["id"], {})
     loop.watch(INCOMING, agent.on_readable)
@@ -227,16 +233,17 @@ def main() -> None:
         loop.end()
 
 
-def _take_link(which: str) -> None:
-    """Move the link to our own descriptors, and close whatever else the launcher left open: sources of mounts, say."""
+def _take_link(which: str, offered: Offered) -> None:
+    """Move the link, and `offered`, to our own descriptors; close what else the launcher left open: sources of mounts, say."""
     ends = (0, 1) if which == "stdio" else (int(which), int(which))
     for end, ours in zip(ends, (INCOMING, OUTGOING)):  # noqa: B905 since Python 3.10
         if end == ours:  # the launcher happened to use our number; dup3 refuses to copy onto itself
             os.set_inheritable(end, False)
         else:
             os.dup2(end, ours, inheritable=False)
+    offered.settle()
     os.closerange(3, INCOMING)
-    os.closerange(OUTGOING + 1, ALL_FDS)
+    os.closerange(OFFERED + 1, ALL_FDS)
     nothing = os.open("/dev/null", os.O_RDWR)  # becomes number NOTHING, the lowest that is free
     for number in (*range(nothing + 1, MAX_STREAMS), *((0, 1) if which == "stdio" else ())):
         os.dup2(nothing, number, inheritable=False)

@@ -57,7 +57,8 @@ class Nanny:
         agent = os.getpid()
         self._link, theirs = socketpair(AF_UNIX, SOCK_SEQPACKET)
         try:
-            self.pid = os.fork()
+            with setup.offered:
+                self.pid = os.fork()
             if self.pid == 0:
                 _be_nanny(agent, setup, theirs, (order, streams))
         except OSError:
@@ -170,7 +171,6 @@ def _nothing_left() -> bool:
 
 def _take_on_limits(setup: Setup) -> None:
     """What every command inherits."""
-    _offer_to_oom_killer()
     for name, value in setup.limits.items():
         _lower_limit(getattr(resource, name), value)
     os.umask(0o022)
@@ -226,17 +226,6 @@ def _die_with(parent: int) -> None:
     prctl(PR_SET_PDEATHSIG, SIGKILL)
     if os.getppid() != parent:
         os._exit(125)
-
-
-def _offer_to_oom_killer() -> None:
-    """When memory runs out, commands go before the agent and before anything of the host. Only a preference.
-
-    In a user namespace of its own the kernel refuses it to what is not dumpable; memory is bounded by the group there.
-    """
-    with Suppressed(OSError):
-        fd = os.open("/proc/self/oom_score_adj", os.O_WRONLY)
-        os.write(fd, b"1000")
-        os.close(fd)
 
 
 def _lower_limit(number: int, value: int) -> None:

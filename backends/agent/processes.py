@@ -19,6 +19,8 @@ PR_SET_DUMPABLE, PR_SET_CHILD_SUBREAPER = 4, 36
 ALL_FDS = 1 << 20
 NOTHING = 3
 """Our descriptor of /dev/null."""
+OFFERED = 102
+"""Our descriptor of what the kernel's OOM killer is told of us."""
 MAX_STREAMS = 5
 """Descriptors below this number stay taken in the agent, so that no stream has a number that it is moved to."""
 
@@ -39,10 +41,44 @@ class Suppressed:
         return kind is not None and issubclass(kind, self._kinds)
 
 
+class Offered:
+    """Whoever is forked within it goes before the agent, and before anything of the host, when memory runs out.
+
+    Made before `guard_self`, after which the kernel lets nobody but root say so. The agent says it of itself and forks,
+    because what it forks cannot. Where it cannot be said, the kernel chooses by size; where /proc may be written, a command
+    can take it back.
+    """
+
+    def __init__(self, proc: str) -> None:
+        self._own = b""
+        with Suppressed(OSError):
+            self._fd = os.open(proc + "/self/oom_score_adj", os.O_RDWR)
+            self._own = os.read(self._fd, 8)
+
+    def settle(self) -> None:
+        """Move to the descriptor that is meant for it."""
+        os.closerange(OFFERED, OFFERED + 1)
+        if self._own:
+            os.dup2(self._fd, OFFERED, inheritable=False)
+            os.close(self._fd)
+
+    def __enter__(self) -> None:
+        self._say(b"1000")
+
+    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None) -> None:
+        self._say(self._own)
+
+    def _say(self, what: bytes) -> None:
+        if self._own:
+            with Suppressed(OSError):
+                os.pwrite(OFFERED, what, 0)
+
+
 class Setup:
     """What the host's first request said: where commands run, with which environment and limits, and how to kill."""
 
-    def __init__(self, hello: dict) -> None:
+    def __init__(self, hello: dict, offered: Offered) -> None:
+        self.offered = offered
         self.workspace: str = hello["workspace"]
         self.env: dict[str, str] = hello["env"]
         self.limits: dict[str, int] = hello["limits"]

@@ -76,6 +76,8 @@ KINDS = {
     "python": ["python3", "-c", PYTHON],
 }
 MAX_STATUS_BYTES = 8192
+STATUSES = {b"%d" % status: status for status in range(256)}
+"""The code can write there what it likes; what is no status counts as 1."""
 
 
 class Session(Job):
@@ -143,7 +145,7 @@ class Session(Job):
         elif self._told.count(b"\0") >= 2 and self.request is not None:
             status, cwd, self._told = self._told.split(b"\0", 2)
             self.cwd = self.loop.setup.outside(cwd.decode("utf-8", "replace")) or self.cwd
-            self._answer(int(status) if status.isdigit() else 1, ended=False)
+            self._answer(STATUSES.get(status, 1), ended=False)
 
     def _answer(self, code: int | None, *, ended: bool) -> None:
         self._output.drain()

@@ -36,7 +36,8 @@ def remove_shared_memory() -> None:
     libc = dlopen(None, 0)  # pyright: ignore[reportArgumentType] None is this program itself
     for kind, control in SYSV.items():
         with Suppressed(OSError), open(f"/proc/sysvipc/{kind}", "rb") as table:
-            for line in table.read().splitlines()[1:]:
+            next(table, b"")  # the titles; not read at once, because there may be no memory left
+            for line in table:
                 number = int(line.split()[1])
                 arguments = (number, 0, REMOVE) if kind == "sem" else (number, REMOVE, 0)
                 call_function(dlsym(libc, control), arguments)
@@ -47,6 +48,11 @@ def _used(root: str) -> int:
     found = os.statvfs(root)
     if os.stat(root).st_dev != os.stat(os.path.join(root, "..")).st_dev:
         return (found.f_blocks - found.f_bfree) * found.f_frsize
-    return sum(
-        os.lstat(os.path.join(directory, name)).st_blocks * 512 for directory, _, names in os.walk(root) for name in names
-    )
+    return sum(_used_by_file(os.path.join(directory, name)) for directory, _, names in os.walk(root) for name in names)
+
+
+def _used_by_file(path: str) -> int:
+    try:
+        return os.lstat(path).st_blocks * 512
+    except OSError:  # removed in the meantime
+        return 0

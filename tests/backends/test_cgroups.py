@@ -76,7 +76,11 @@ def test_the_second_version_is_set_up_in_one_group(tmp_path: Path):
     group = cgroups.Group(hierarchies, SandboxSpec(memory_mib=100, disk_mib=10, processes=20, cpus=1.5))
     (made,) = tmp_path.iterdir()
     written = {path.name: path.read_text() for path in made.iterdir()}
-    assert written == {"pids.max": "36", "memory.max": str((100 + 20 + 64) << 20), "cpu.max": "150000 100000"}
+    assert written == {
+        "pids.max": "36",
+        "memory.max": str(((100 + 20 + 64) << 20) + ((20 + 64) << 19)),
+        "cpu.max": "150000 100000",
+    }
     (made / "memory.events").write_text("low 0\noom 3\noom_kill 2\n")
     assert group.oom_kills() == 2
 

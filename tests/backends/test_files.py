@@ -6,7 +6,8 @@ import os
 import pytest
 
 from backends.agent_sandbox import AgentSandbox
-from backends.base import SandboxError, SandboxPathError
+from backends.base import SandboxError, SandboxPathError, SandboxSpec
+from backends.local import LocalBackend
 
 
 async def shell(sandbox: AgentSandbox, command: str) -> str:
@@ -136,7 +137,8 @@ async def test_a_full_disk_is_the_paths_error(walled: AgentSandbox):
     assert await walled.files() == ()
 
 
-async def test_there_is_no_snapshot_of_more_files_than_an_agent_can_keep(walled: AgentSandbox):
+async def test_there_is_no_snapshot_of_more_files_than_an_agent_can_keep(local: LocalBackend):
+    walled = await local.create(SandboxSpec(disk_mib=256))
     program = "import os\nopen('a', 'w').close()\nfor n in range(100_000): os.link('a', str(n))"
     made = await walled.exec(["python3", "-I", "-S", "-c", program], timeout_seconds=60)
     assert made.exit_code == 0

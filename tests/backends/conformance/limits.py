@@ -97,23 +97,59 @@ async def a_process_that_takes_all_memory_is_ended(place: Place):
 
 MILLION = """
 import os
+open("source", "w").close()
 try:
     for number in range(10**6):
-        os.close(os.open(str(number), os.O_WRONLY | os.O_CREAT))
-    print("all")
+        {make}
 except OSError as error:
     print(error.strerror)
 """
+NAMES = {"files": "os.mknod(str(number))", "links": "os.link('source', str(number))", "directories": "os.mkdir(str(number))"}
+LITTLE = SandboxSpec(memory_mib=32, disk_mib=8)
 
 
-@case(Limit.MEMORY, "private_pids", dangerous=True, spec=SandboxSpec(memory_mib=32, disk_mib=8, processes=64))
-async def a_million_empty_files_end_at_the_memory_that_they_take(place: Place):
+@case.table("an end to", NAMES, Limit.DISK, Limit.MEMORY, "private_pids", dangerous=True, spec=LITTLE)
+async def a_million_names_are_too_many(place: Place, make: str):
+    result = await place.python(MILLION.format(make=make), timeout_seconds=60)
+    assert result.stdout == b"No space left on device\n" or result.signal == 9
+    await place.sandbox.reset()
+    assert (await place.sh("echo again")).stdout == b"again\n"
+
+
+HOARD = """
+import ctypes, os, socket, time
+libc = ctypes.CDLL(None)
+libc.shmat.restype = ctypes.c_void_p
+message = ctypes.create_string_buffer(b"\\1", 8008)
+kept = []
+def fill(one, other):
+    one.setblocking(False)
+    kept.append((one, other))
     try:
-        result = await place.python(MILLION, timeout_seconds=60)
-    except SandboxLost:
-        return  # it took the agent along, which is a Failure and not a hang
-    assert b"all" not in result.stdout
-    assert not result.timed_out
+        while True: one.send(bytes(1 << 16))
+    except BlockingIOError: pass
+def share(place):
+    ctypes.memset(place, 1, 8 << 20)
+    libc.shmdt(ctypes.c_void_p(place))
+for _ in range(100_000):
+    {more}
+"""
+HOARDERS = {
+    "nameless files": "fd = os.memfd_create('f'); [os.write(fd, bytes(1 << 16)) for _ in range(99)]",
+    "children": "os.fork() or (bytearray(b'x') * (4 << 20), time.sleep(60))\n    _ < 50 or os._exit(1)",
+    "socket buffers": "fill(*socket.socketpair())",
+    "shared segments": "share(libc.shmat(libc.shmget(0, 8 << 20, 0o1600), None, 0))",
+    "queues": "queue = libc.msgget(0, 0o1600)\n    while libc.msgsnd(queue, message, 8000, 0o4000) == 0: pass",
+}
+
+
+@case.table("all memory taken by", HOARDERS, Limit.MEMORY, Limit.DISK, "private_pids", dangerous=True, spec=LITTLE)
+async def who_hoards_memory_goes_before_the_agent(place: Place, more: str):
+    found = await place.python(HOARD.format(more=more), timeout_seconds=30)
+    assert found.signal == 9 or found.exit_code == 1  # killed, or it could make no more
+    assert (await place.sh("echo again")).stdout == b"again\n"
+    await place.sandbox.reset()
+    assert (await place.sh("echo anew")).stdout == b"anew\n"
 
 
 MANY = """
