@@ -6,9 +6,10 @@ the training loop; the others do what it does, one call after the other (`follow
 
 import threading
 from collections import Counter
-from collections.abc import Iterator
+from collections.abc import Generator, Iterator
 from dataclasses import replace
 from datetime import timedelta
+from itertools import chain
 from pathlib import Path
 from typing import ClassVar
 
@@ -21,13 +22,12 @@ from torch.distributed.checkpoint.state_dict_loader import load as load_parts
 from torch.distributed.checkpoint.state_dict_saver import save as save_parts
 from torch.distributed.fsdp import CPUOffloadPolicy, MixedPrecisionPolicy, OffloadPolicy, fully_shard
 from torch.distributed.tensor import DTensor
-from transformers import PreTrainedModel
 
 from core.errors import ConfigError, TrainingError, boundary
 from trainer.algorithms.base import AdamParams, LossFunction
 from trainer.batch import Batch
 from trainer.engines.base import MODEL_FOLDER, EngineConfig, Pass
-from trainer.engines.scoring import Scorer
+from trainer.engines.scoring import Scorer, blocks
 from trainer.engines.torch_engine import Precision, TorchEngine, TorchEngineConfig
 from trainer.weights import save_model
 
@@ -110,6 +110,18 @@ class FsdpEngine(TorchEngine):
             self._told(("_weights", ()))
             return self._weights()
 
+    def each_weight(self) -> Generator[tuple[str, Tensor], None, None]:
+        """The same one after the other, tied ones once: each is gathered when it is asked for, and no process holds all."""
+        with self._turn:
+            self._told(("_gather_each", ()))
+            gathered = self._gathered()
+            try:
+                for name, value in gathered:  # not `yield from`, which would close it
+                    yield name, value
+            finally:
+                for _ in gathered:  # the others gather to the end
+                    pass
+
     def save(self, directory: Path) -> None:
         """Each process writes its part of weights and optimiser; process 0 the Hugging Face directory too."""
         with self._turn:
@@ -141,7 +153,7 @@ class FsdpEngine(TorchEngine):
         policy = MixedPrecisionPolicy(torch.bfloat16, torch.float32) if mixed else MixedPrecisionPolicy()
         on_gpu = self._device.type == "cuda"
         offload = CPUOffloadPolicy(pin_memory=on_gpu) if self._fsdp.offload else OffloadPolicy()
-        for module in (*_layers(scorer.model), scorer):
+        for module in (*blocks(scorer.model), scorer):
             fully_shard(module, mp_policy=policy, offload_policy=offload)
 
     def _shares(self, batch: Batch) -> Iterator[Batch]:
@@ -184,6 +196,17 @@ class FsdpEngine(TorchEngine):
             if isinstance(value, Tensor)
         }
 
+    def _gather_each(self) -> None:
+        for _ in self._gathered():
+            pass
+
+    def _gathered(self) -> Iterator[tuple[str, Tensor]]:
+        parts = self._model.state_dict()  # divides again what a forward pass left whole
+        tied = parts.keys() - {name for name, _ in chain(self._model.named_parameters(), self._model.named_buffers())}
+        for name, value in parts.items():
+            if name not in tied:
+                yield name, value.full_tensor() if isinstance(value, DTensor) else value
+
     def _save_parts(self, directory: Path) -> None:
         with boundary(TrainingError, f"checkpoint {directory}"):
             model, optimiser = get_state_dict(self._model, self._optimiser)
@@ -204,12 +227,6 @@ class FsdpEngine(TorchEngine):
         numbers = torch.tensor(values, dtype=torch.float64, device=self._device)
         dist.all_reduce(numbers, how)
         return numbers.tolist()
-
-
-def _layers(model: PreTrainedModel) -> list[torch.nn.Module]:
-    """The blocks of the model: what transformers itself never splits over devices."""
-    names = set(model._no_split_modules or ())
-    return [module for module in model.modules() if type(module).__name__ in names]
 
 
 def _silent(batch: Batch) -> Batch:

@@ -29,7 +29,7 @@ from trainer.inference.decoder import Decoder
 from trainer.inference.loading import load_decoder
 from trainer.inference.scheduler import Room, Scheduler
 from trainer.inference.threads import probed_threads
-from trainer.weights import TORCH_TYPES, WeightFormat
+from trainer.weights import TORCH_TYPES, TensorSource, WeightFormat, WeightSource
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -150,6 +150,8 @@ class LocalEngine:
 
         def swap() -> None:
             try:
+                if done.done():  # nobody waits, so the weights may be changing by now
+                    return
                 with boundary(TrainingError, "publish"):
                     self._scheduler.swap(weights, version)
             except BoundaryError as error:
@@ -165,6 +167,14 @@ class LocalEngine:
             self._swaps_due += 1
         await done
         log.info("weights_published", version=version)
+
+    async def publish_from(self, source: WeightSource, version: int) -> None:
+        """The same from an engine, without a copy on the way where it gives its own tensors. See DirectPublisher."""
+        if isinstance(source, TensorSource):
+            weights = await asyncio.to_thread(lambda: dict(source.each_weight()))
+        else:
+            weights = await asyncio.to_thread(source.state_dict)
+        await self.publish(weights, version)
 
     def stats(self) -> EngineStats:
         """See InferenceEngine."""

@@ -2,6 +2,7 @@
 
 import os
 import sys
+from contextlib import closing
 from pathlib import Path
 
 import torch
@@ -35,7 +36,12 @@ def second_half(engine: TorchEngine, out: Path) -> dict[str, object]:
     """Two more, by an engine that starts from the checkpoint."""
     engine.load(out)
     figures = steps(engine, 2)
-    return {"figures": figures, "weights": engine.state_dict(), "logprobs": engine.logprobs(collate(random_samples()))}
+    logprobs, whole = engine.logprobs(collate(random_samples())), engine.state_dict()
+    with closing(engine.each_weight()) as some:
+        next(some)  # who takes one leaves no process behind
+    each = dict(engine.each_weight())
+    assert all(torch.equal(whole[name], value) for name, value in each.items())
+    return {"figures": figures, "weights": each, "logprobs": logprobs}
 
 
 def main(model: Path, out: Path) -> None:

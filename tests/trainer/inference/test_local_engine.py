@@ -1,7 +1,7 @@
 """What the engine says about the tokens that it sampled is what a plain forward says."""
 
 import asyncio
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 
 import pytest
@@ -26,6 +26,7 @@ from trainer.inference.feed import Feed
 from trainer.inference.kv_slab import KVSlab
 from trainer.inference.local_engine import LocalEngine, LocalEngineConfig
 from trainer.inference.qwen3 import Qwen3
+from trainer.weights import DirectPublisher, GivenWeights, WeightSource
 
 EXACT = 1e-5  # float32 sums in another order, over a few hundred terms
 
@@ -44,6 +45,16 @@ async def ask_all(engine: LocalEngine, requests: Sequence[GenerationRequest]) ->
 def assert_exact(generation: Generation, prompt: Sequence[int], reference: Reference, temperature: float = 1.0) -> None:
     expected = reference.logprobs(prompt, generation.token_ids, temperature)
     torch.testing.assert_close(torch.tensor(generation.logprobs), expected, rtol=0, atol=EXACT)
+
+
+class CopiedWeights:
+    """Gives the whole at once, as engines do whose weights lie in parts."""
+
+    def __init__(self, weights: dict[str, torch.Tensor]) -> None:
+        self._weights = weights
+
+    def state_dict(self) -> dict[str, torch.Tensor]:
+        return self._weights
 
 
 async def test_logprobs_of_a_ragged_batch_equal_a_plain_forward(engine: LocalEngine, reference: Reference):
@@ -153,6 +164,20 @@ async def test_published_weights_answer_the_next_request_exactly(
     second = await engine.generate(ask(prompt, "episode"))
     assert_exact(second, prompt, other_reference)
     assert (second.cached_tokens, second.spans) == (0, (VersionSpan(1, 0, 24),))
+
+
+@pytest.mark.parametrize("kind", [GivenWeights, CopiedWeights])
+async def test_weights_are_taken_from_who_has_them(
+    engine: LocalEngine,
+    kind: Callable[[dict[str, torch.Tensor]], WeightSource],
+    other_model_dir: Path,
+    other_reference: Reference,
+):
+    assert isinstance(engine, DirectPublisher)
+    await engine.publish_from(kind(load_file(other_model_dir / "model.safetensors")), 1)
+    generation = await engine.generate(ask(some_tokens(20)))
+    assert_exact(generation, some_tokens(20), other_reference)
+    assert generation.policy_version == 1
 
 
 async def test_a_publish_drops_nothing_that_is_being_decoded(engine: LocalEngine, other_model_dir: Path):
