@@ -1,6 +1,6 @@
 """Tokens per second of the endpoint, and how soon new weights are sampled from.
 
-    python -m benchmarks.inference [--repeats N] [--only ROWS] [--device cuda] [--json] [--record]
+    python -m benchmarks.inference [--skyrl] [--repeats N] [--only ROWS] [--device cuda] [--json] [--record]
 
 A random Qwen3 of 5.8 million parameters, 32 prompts of 64 tokens, 128 new tokens each, ids and logprobs returned over
 HTTP by /generate. The peer is `generate` of transformers in its own process, which returns neither logprobs nor takes a
@@ -8,9 +8,13 @@ prompt while it decodes; both use one thread. Ours and the peer's rounds alterna
 second of the whole server process, its HTTP included, so that they hold on a busy machine too; the load average is printed.
 
 `publish` is the time from the end of an optimiser's step to the first token that the new weights sampled, with 32
-completions in flight, none of them ended by it; the anchor is a Tinker-compatible server's (skyrl 0.4.0, 0.20 s, measured
-on another day). `busy` is tokens per second beside as many busy processes as there are cores: two threads as they are,
-and two threads that the trial at the start allowed or not.
+completions in flight, none of them ended by it. `busy` is tokens per second beside as many busy processes as there are
+cores: two threads as they are, and two threads that the trial at the start allowed or not.
+
+`--skyrl` adds the rows beside a Tinker-compatible server, skyrl 0.4.0 with JAX, which `make tinker-server` installs: the
+same model with a LoRA adapter of rank 8, as it cannot be without one, asked by the tinker SDK. What it compiles, with all
+optimisations, it has compiled before. Both servers may use two cores. Its publication is timed with nothing else in
+flight there, which is the faster for it: it samples batch by batch, and a publication waits for the one in progress.
 
 With `--device cuda` a model of 0.5 billion parameters at 1, 32 and 256 completions against transformers' continuous
 batching. `--record` writes benchmarks/results/inference.json.
@@ -20,99 +24,19 @@ import argparse
 import asyncio
 import json
 import os
-import subprocess
-import sys
-import time
-from collections.abc import Iterator, Sequence
-from contextlib import ExitStack, contextmanager
+from collections.abc import Iterator
+from contextlib import ExitStack
 from pathlib import Path
-from statistics import median
 from tempfile import TemporaryDirectory
-from typing import NamedTuple
 
-import httpx
-
-from benchmarks.inference_parts import NEW_TOKENS, prompts, write_model
+from benchmarks.inference_parts import write_model
+from benchmarks.inference_rounds import Part, over_http, part, row
 from benchmarks.record import write_rows
+from benchmarks.skyrl_server import installed, skyrl_server
 
 BATCH = 32
-BAR_FLOAT32, BAR_BFLOAT16, BAR_HTTP, BAR_PUBLISH, BAR_BUSY = 1.1, 1.7, 0.9, 0.1, 1.0
-ANCHOR_PUBLISH_SECONDS = 0.20
-READY_SECONDS, ROUND_SECONDS = 300, 600
-
-
-class Round(NamedTuple):
-    """What one round of all prompts took."""
-
-    wall: float
-    cpu: float | None
-    tokens: int
-
-
-class Part:
-    """A process of benchmarks.inference_parts."""
-
-    def __init__(self, process: subprocess.Popen[str]) -> None:
-        self.process = process
-        self.ready = self.line()
-
-    def line(self) -> dict:
-        """The next line that it says."""
-        assert self.process.stdout is not None
-        line = self.process.stdout.readline()
-        if not line:
-            raise RuntimeError(f"a part of the benchmark ended with {self.process.wait()}")
-        return json.loads(line)
-
-    def round(self) -> dict:
-        """One round of what it does."""
-        assert self.process.stdin is not None
-        self.process.stdin.write("\n")
-        self.process.stdin.flush()
-        return self.line()
-
-    def cpu_seconds(self) -> float:
-        """What it has used so far, all its threads together."""
-        tasks = Path(f"/proc/{self.process.pid}/task").iterdir()
-        return sum(int((task / "schedstat").read_text().split()[0]) for task in tasks) / 1e9
-
-
-@contextmanager
-def part(name: str, **options: object) -> Iterator[Part]:
-    """The part, ended on the way out."""
-    flags = [f"--{key.replace('_', '-')}" + ("" if value is True else f"={value}") for key, value in options.items()]
-    environ = {**os.environ, "OMP_NUM_THREADS": str(options.get("threads", 1)), "TRANSFORMERS_VERBOSITY": "error"}
-    process = subprocess.Popen(
-        [sys.executable, "-m", "benchmarks.inference_parts", name, *flags],
-        stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True, env=environ,
-    )  # fmt: skip
-    try:
-        yield Part(process)
-    finally:
-        process.kill()
-        process.wait()
-
-
-async def over_http(server: Part, batch: int, seed: int) -> Round:
-    """All prompts at once, each a request of its own."""
-    params = {"max_new_tokens": NEW_TOKENS, "ignore_eos": True}
-    limits = httpx.Limits(max_connections=None)
-    async with httpx.AsyncClient(base_url=server.ready["url"], timeout=ROUND_SECONDS, limits=limits, trust_env=False) as client:
-        wall, cpu = time.perf_counter(), server.cpu_seconds()
-        bodies = [{"input_ids": ids, "sampling_params": params, "return_logprob": True} for ids in prompts(batch, seed)]
-        answers = await asyncio.gather(*(client.post("/generate", json=body) for body in bodies))
-        took = Round(time.perf_counter() - wall, server.cpu_seconds() - cpu, batch * NEW_TOKENS)
-    for answer in answers:
-        meta = answer.raise_for_status().json()["meta_info"]
-        assert len(meta["output_token_logprobs"]) == NEW_TOKENS
-    return took
-
-
-def decode_seconds(server: Part) -> float:
-    """Seconds that the decode thread has spent in the model, by the server's own account."""
-    lines = httpx.get(f"{server.ready['url']}/metrics", trust_env=False).text.splitlines()
-    found = [float(line.split()[1]) for line in lines if 'phase="prefill"' in line or 'phase="decode"' in line]
-    return sum(found)
+BAR_FLOAT32, BAR_BFLOAT16, BAR_HTTP, BAR_STEPS, BAR_BUSY = 1.1, 1.7, 0.9, 2.0, 1.0
+BAR_SKYRL, BAR_PUBLISH = 1.25, 0.1
 
 
 def rollout_rows(model: Path, repeats: int) -> dict[str, dict]:
@@ -161,12 +85,54 @@ def publish_rows(model: Path, repeats: int) -> dict[str, dict]:
     """Seconds until the new weights sample, and the same in decode steps."""
     with part("publish", model=model, batch=BATCH) as publisher:
         publisher.round()
-        told = [publisher.round() for _ in range(repeats)]
-    if not all(one["whole"] for one in told):
+        told = [published(publisher) for _ in range(repeats)]
+    lasts = [one["last_seconds"] for one in told]
+    steps = [one["seconds"] / one["step_seconds"] for one in told]
+    figures = {
+        "publish in decode steps": row(steps, None, BAR_STEPS, "steps"),
+        "publish until the last of 32 has a token of it": row(lasts, None, None, "s"),
+    }
+    return {name: {**one, "better": "lower"} for name, one in figures.items()}
+
+
+def published(publisher: Part) -> dict:
+    """One publication. Raises RuntimeError where it ended a completion."""
+    told = publisher.round()
+    if not told["whole"]:
         raise RuntimeError("a publication ended a completion")
-    seconds, steps = [one["seconds"] for one in told], [one["seconds"] / one["step_seconds"] for one in told]
-    anchor = {**row(seconds, [ANCHOR_PUBLISH_SECONDS], BAR_PUBLISH, "s"), "better": "lower"}
-    return {"publish, 32 in flight": anchor, "publish in decode steps": {**row(steps, None, 2.0, "steps"), "better": "lower"}}
+    return told
+
+
+def skyrl_rows(model: Path, repeats: int) -> dict[str, dict]:
+    """Tokens and publications beside a Tinker-compatible server; both use two threads to decode."""
+    if not installed():
+        print("skyrl: no rows, no such server is installed: make tinker-server", flush=True)
+        return {}
+    ours: dict[str, list[float]] = {"wall": [], "cpu": [], "publish": []}
+    theirs: dict[str, list[float]] = {"wall": [], "cpu": [], "publish": []}
+    with ExitStack() as stack:
+        folder = Path(stack.enter_context(TemporaryDirectory()))
+        there = stack.enter_context(skyrl_server(model, folder, max_lora_adapters=8, max_lora_rank=8))
+        client = stack.enter_context(part("skyrl", model=model, url=there.url, batch=BATCH))
+        server = stack.enter_context(part("serve", model=model, threads=2))
+        publisher = stack.enter_context(part("publish", model=model, batch=BATCH))
+        asyncio.run(over_http(server, BATCH, seed=0))
+        publisher.round()
+        for seed in range(1, repeats + 1):
+            took, before = asyncio.run(over_http(server, BATCH, seed)), there.cpu_seconds()
+            told = client.round("rollout")
+            assert took.cpu is not None
+            ours["wall"].append(took.tokens / took.wall)
+            ours["cpu"].append(took.tokens / took.cpu)
+            theirs["wall"].append(told["tokens"] / told["wall"])
+            theirs["cpu"].append(told["tokens"] / (there.cpu_seconds() - before))
+            ours["publish"].append(published(publisher)["seconds"])
+            theirs["publish"].append(client.round("publish")["seconds"])
+    return {
+        "rollout beside skyrl, two cores": row(ours["wall"], theirs["wall"], BAR_SKYRL, "tokens / s"),
+        "rollout beside skyrl, by CPU": row(ours["cpu"], theirs["cpu"], None, "tokens / CPU s"),
+        "publish beside skyrl": {**row(ours["publish"], theirs["publish"], BAR_PUBLISH, "s"), "better": "lower"},
+    }
 
 
 def busy_rows(model: Path, repeats: int) -> dict[str, dict]:
@@ -203,8 +169,9 @@ def measured(arguments: argparse.Namespace, folder: Path) -> Iterator[dict[str, 
     if arguments.device != "cpu":
         yield gpu_rows(write_model(folder, "0.5B"), arguments.repeats, arguments.device)
         return
-    model, known = write_model(folder, "6M"), {"rollout": rollout_rows, "publish": publish_rows, "busy": busy_rows}
-    for name in arguments.only or known:
+    known = {"rollout": rollout_rows, "publish": publish_rows, "busy": busy_rows, "skyrl": skyrl_rows}
+    model = write_model(folder, "6M")
+    for name in arguments.only or [name for name in known if name != "skyrl" or arguments.skyrl]:
         yield known[name](model, arguments.repeats)
 
 
@@ -218,25 +185,12 @@ def show(rows: dict[str, dict]) -> None:
         )
 
 
-def row(ours: Sequence[float], theirs: Sequence[float] | None, bar: float | None, unit: str) -> dict:
-    """One line of the table; the bar is of the ratio where there is a peer, else of our figure."""
-    mine, peer = median(ours), median(theirs) if theirs else None
-    ratio = None if peer is None else round(mine / peer, 3)
-    return {
-        "ours": round(mine, 4),
-        "peer": peer and round(peer, 4),
-        "ratio": ratio,
-        "bar": bar,
-        "better": "higher",
-        "unit": unit,
-    }
-
-
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--repeats", type=int, default=5)
     parser.add_argument("--device", default="cpu")
-    parser.add_argument("--only", nargs="+", choices=["rollout", "publish", "busy"], help="these rows of the CPU's")
+    parser.add_argument("--only", nargs="+", choices=["rollout", "publish", "busy", "skyrl"], help="these rows of the CPU's")
+    parser.add_argument("--skyrl", action="store_true", help="the rows beside skyrl too: make tinker-server")
     parser.add_argument("--json", action="store_true", help="end with one line of JSON")
     parser.add_argument("--record", action="store_true", help="write benchmarks/results/inference.json")
     arguments = parser.parse_args()

@@ -1,6 +1,7 @@
-"""The processes of the benchmark of inference: an endpoint, transformers' `generate`, and who keeps the cores busy.
+"""The processes of the benchmark of inference: an endpoint, transformers' `generate`, who
+publishes weights, who asks a Tinker server, and who keeps the cores busy.
 
-    python -m benchmarks.inference_parts serve|generate|busy ...
+    python -m benchmarks.inference_parts serve|generate|publish|skyrl|busy ...
 
 Each prints one line of JSON when it is ready and one for each line that it reads; it ends with its standard input.
 """
@@ -8,6 +9,7 @@ Each prints one line of JSON when it is ready and one for each line that it read
 import argparse
 import asyncio
 import json
+import random
 import sys
 import time
 from pathlib import Path
@@ -18,6 +20,9 @@ SHAPES = {
     "0.5B": {"hidden_size": 896, "intermediate_size": 4864, "num_hidden_layers": 24, "num_attention_heads": 14, "head_dim": 64},
 }
 KV_HEADS = {"6M": 4, "0.5B": 2}
+STEP_SECONDS = 0.016
+"""Of a decode step of 32 completions, about."""
+LORA_RANK = 8
 
 
 def write_model(directory: Path, size: str) -> Path:
@@ -43,8 +48,6 @@ def write_model(directory: Path, size: str) -> Path:
 
 def prompts(count: int, seed: int = 0) -> list[list[int]]:
     """Prompts of random tokens; no two share their beginning."""
-    import random
-
     chance = random.Random(seed)
     return [[chance.randrange(10, 1000) for _ in range(PROMPT_TOKENS)] for _ in range(count)]
 
@@ -135,36 +138,90 @@ async def _publish(arguments: argparse.Namespace) -> None:
     learner = TorchEngine(arguments.model, TorchEngineConfig())
     engine = LocalEngine.load(arguments.model, LocalEngineConfig(max_batch=arguments.batch))
     say(ready=True)
-    version = 0
+    chance, version = random.Random(0), 0
     while await asyncio.to_thread(sys.stdin.readline):
         params = SamplingParams(max_tokens=NEW_TOKENS)
         version += 1
-        first, decoding, counts = asyncio.Event(), asyncio.Event(), [0] * arguments.batch
+        decoding, all_new = asyncio.Event(), asyncio.Event()
+        counts, new_at = [0] * arguments.batch, dict[int, float]()
 
         async def follow(
-            index: int, prompt: list[int], first: asyncio.Event = first, decoding: asyncio.Event = decoding,
-            counts: list[int] = counts, version: int = version, params: SamplingParams = params,
+            index: int, prompt: list[int], decoding: asyncio.Event = decoding, all_new: asyncio.Event = all_new,
+            counts: list[int] = counts, new_at: dict[int, float] = new_at, version: int = version,
+            params: SamplingParams = params,
         ) -> None:  # fmt: skip
             async for chunk in engine.stream(GenerationRequest(prompt_ids=tuple(prompt), params=params)):
                 counts[index] += len(chunk.token_ids)
                 if chunk.policy_version == version:
-                    first.set()
+                    new_at.setdefault(index, time.perf_counter())
+                    if len(new_at) == arguments.batch:
+                        all_new.set()
                 if min(counts) >= NEW_TOKENS // 4:
                     decoding.set()
 
         tasks = [asyncio.create_task(follow(index, one)) for index, one in enumerate(prompts(arguments.batch, version))]
         await decoding.wait()
         before = engine.stats()
+        await asyncio.sleep(chance.random() * STEP_SECONDS)  # an optimiser ends at any moment of a step
         started = time.perf_counter()
-        weights = await asyncio.to_thread(learner.state_dict)
-        sent = asyncio.create_task(engine.publish(weights, version))
-        await first.wait()
-        seconds = time.perf_counter() - started
-        await asyncio.gather(sent, *tasks)
-        steps = engine.stats()
-        step = (steps.seconds["decode"] - before.seconds["decode"]) / (steps.decode_steps - before.decode_steps)
-        say(seconds=seconds, step_seconds=step, whole=counts == [NEW_TOKENS] * arguments.batch)
+        await engine.publish_from(learner, version)
+        await all_new.wait()
+        await asyncio.gather(*tasks)
+        after = engine.stats()
+        step = (after.seconds["decode"] - before.seconds["decode"]) / (after.decode_steps - before.decode_steps)
+        say(
+            seconds=min(new_at.values()) - started, last_seconds=max(new_at.values()) - started, step_seconds=step,
+            whole=counts == [NEW_TOKENS] * arguments.batch,
+        )  # fmt: skip
     await engine.aclose()
+
+
+def skyrl(arguments: argparse.Namespace) -> None:
+    """Who asks a Tinker server, through its SDK: `rollout` or `publish` for each line.
+
+    A rollout is one request of so many completions: many requests become several batches there, each of another size
+    and compiled anew.
+    """
+    import numpy as np
+    import tinker
+
+    client = tinker.ServiceClient(base_url=arguments.url, api_key="tml-benchmark")
+    model = client.create_lora_training_client(str(arguments.model), rank=LORA_RANK, seed=0).result()
+    ids = prompts(1)[0]
+    prompt, targets = tinker.ModelInput.from_ints(ids), np.asarray(ids[1:], dtype=np.int64)
+    fields = {"target_tokens": targets, "weights": np.ones(len(targets), dtype=np.float32)}
+    datum = tinker.Datum(
+        model_input=tinker.ModelInput.from_ints(ids[:-1]),
+        loss_fn_inputs={name: tinker.TensorData.from_numpy(value) for name, value in fields.items()},
+    )
+
+    def publish() -> tuple[tinker.SamplingClient, float]:
+        model.forward_backward([datum], "cross_entropy").result()
+        model.optim_step(tinker.AdamParams(learning_rate=1e-4)).result()
+        started = time.perf_counter()
+        sampler = model.save_weights_and_get_sampling_client().result()
+        sampler.sample(prompt, 1, tinker.SamplingParams(max_tokens=1, temperature=1.0, stop=[])).result()
+        return sampler, time.perf_counter() - started
+
+    def rollout(sampler: tinker.SamplingClient) -> int:
+        params = tinker.SamplingParams(max_tokens=NEW_TOKENS, temperature=1.0, stop=[])
+        made = sampler.sample(prompt, arguments.batch, params).result().sequences
+        assert all(len(one.logprobs or ()) == NEW_TOKENS for one in made)
+        return sum(len(one.tokens) for one in made)
+
+    sampler = publish()[0]
+    for _ in range(2):  # what is compiled, is compiled here
+        rollout(sampler)
+        sampler = publish()[0]
+    say(ready=True)
+    for line in sys.stdin:
+        started = time.perf_counter()
+        if line.strip() == "publish":
+            sampler, seconds = publish()
+            say(seconds=seconds)
+        else:
+            tokens = rollout(sampler)
+            say(wall=time.perf_counter() - started, tokens=tokens)
 
 
 def busy(_: argparse.Namespace) -> None:
@@ -176,8 +233,9 @@ def busy(_: argparse.Namespace) -> None:
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("part", choices=["serve", "generate", "continuous", "publish", "busy"])
+    parser.add_argument("part", choices=["serve", "generate", "continuous", "publish", "skyrl", "busy"])
     parser.add_argument("--model", type=Path)
+    parser.add_argument("--url")
     parser.add_argument("--batch", type=int, default=32)
     parser.add_argument("--threads", type=int, default=1)
     parser.add_argument("--force-threads", action="store_true")
@@ -187,7 +245,9 @@ def main() -> None:
     if arguments.part == "serve":
         asyncio.run(serve(arguments))
         return
-    {"generate": generate, "continuous": continuous, "publish": publish, "busy": busy}[arguments.part](arguments)
+    {"generate": generate, "continuous": continuous, "publish": publish, "skyrl": skyrl, "busy": busy}[arguments.part](
+        arguments
+    )
 
 
 if __name__ == "__main__":
