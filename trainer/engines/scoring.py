@@ -12,7 +12,7 @@ from transformers import PreTrainedModel
 
 from core.logs import get_logger
 from trainer.engines.packing import LEAST_SHARED, Layout, Pack, plant
-from trainer.engines.tree_attention import TREE_ATTENTION
+from trainer.engines.tree_attention import TREE_ATTENTION, Sight
 
 log = get_logger("torch_engine")
 HEAD_TOLERANCE = 1e-4  # float32 rounding between two ways to the same logits
@@ -28,13 +28,13 @@ class Scorer(torch.nn.Module):
     def __init__(self, model: PreTrainedModel, temperature: float, layout: Layout, *, bfloat16: bool) -> None:
         super().__init__()
         self.model, self.layout = model, Layout.PADDED
-        self._temperature, self._bfloat16 = temperature, False
+        self._temperature, self.bfloat16 = temperature, False
         self.vocabulary: int = model.get_input_embeddings().weight.shape[0]  # pyright: ignore
         self.plain_head = self._has_plain_head()
         self._attention: str = model.config._attn_implementation or "eager"
         if layout is not Layout.PADDED and (reason := self._obstacle(layout)) is not None:
             log.warning("rows_are_padded", layout=layout.value, reason=reason)
-        self._bfloat16 = bfloat16  # not before the trials: its rounding differs more than what they look for
+        self.bfloat16 = bfloat16  # not before the trials: its rounding differs more than what they look for
 
     @property
     def least_shared(self) -> int:
@@ -65,7 +65,7 @@ class Scorer(torch.nn.Module):
     def _sight(self, pack: Pack) -> dict[str, object]:
         """How the model is told which token sees which."""
         if self._attention == "sdpa":
-            return {"segments": pack.segments}
+            return {"sight": Sight(pack.segments)}
         if "flash" in self._attention:
             return {}  # transformers finds the rows by the positions, which begin anew
         hidden = torch.zeros(1, 1, *(2 * pack.token_ids.shape[-1:]), device=pack.token_ids.device)
@@ -77,12 +77,7 @@ class Scorer(torch.nn.Module):
         kinds = _kinds_of_attention(self.model)
         if kinds != {"full_attention"}:
             return f"the model has {', '.join(sorted(kinds))}"
-        rows = [torch.arange(length).remainder(self.vocabulary) for length in (2 * LEAST_SHARED, 3 * LEAST_SHARED // 2, 5)]
-        ids = pad_sequence([rows[0], rows[1].flip(0), rows[2], rows[0].clone(), rows[0][:-1]], batch_first=True)
-        ids[3, LEAST_SHARED + 1 :] = ids[3, LEAST_SHARED + 1 :].flip(0)
-        ids = ids.to(self.model.device)
-        asked = torch.ones_like(ids, dtype=torch.bool)
-        asked[1, len(rows[1]) :] = asked[2, len(rows[2]) :] = asked[4, -1] = False
+        ids, asked = self.trial()
         padded = self(ids, asked)[0]
         self.layout = layout
         try:
@@ -101,18 +96,28 @@ class Scorer(torch.nn.Module):
             self.model.set_attn_implementation(self._attention)
         return reason
 
+    def trial(self) -> tuple[Tensor, Tensor]:
+        """Token ids and loss mask of rows of several lengths, (5, T): some share a beginning."""
+        rows = [torch.arange(length).remainder(self.vocabulary) for length in (2 * LEAST_SHARED, 3 * LEAST_SHARED // 2, 5)]
+        ids = pad_sequence([rows[0], rows[1].flip(0), rows[2], rows[0].clone(), rows[0][:-1]], batch_first=True)
+        ids[3, LEAST_SHARED + 1 :] = ids[3, LEAST_SHARED + 1 :].flip(0)
+        asked = torch.ones_like(ids, dtype=torch.bool)
+        asked[1, len(rows[1]) :] = asked[2, len(rows[2]) :] = asked[4, -1] = False
+        return ids.to(self.model.device), asked.to(self.model.device)
+
     def _chunked_scores(self, chosen: Tensor, targets: Tensor) -> tuple[Tensor, Tensor]:
         rows = max(1, LOGITS_PER_CHUNK // self.vocabulary)
         if len(targets) <= rows:
-            return self._scores(chosen, targets)
+            return self.scores(chosen, targets)
         parts = [
-            checkpoint(self._scores, *pair, use_reentrant=False)
+            checkpoint(self.scores, *pair, use_reentrant=False)
             for pair in zip(chosen.split(rows), targets.split(rows), strict=True)
         ]
         logprobs, entropies = zip(*parts, strict=True)
         return torch.cat(logprobs), torch.cat(entropies)
 
-    def _scores(self, chosen: Tensor, targets: Tensor) -> tuple[Tensor, Tensor]:
+    def scores(self, chosen: Tensor, targets: Tensor) -> tuple[Tensor, Tensor]:
+        """Nats of each target (N) and entropy, (N) each; of what the output matrix is multiplied with, or of logits."""
         with self._autocast(chosen.device):
             logits = _head(self.model)(chosen) if self.plain_head else chosen
         scaled = logits.float() if self._temperature == 1.0 else logits.float() / self._temperature
@@ -131,8 +136,14 @@ class Scorer(torch.nn.Module):
 
     @contextmanager
     def _autocast(self, device: torch.device) -> Iterator[None]:
-        with torch.autocast(device.type, torch.bfloat16, enabled=self._bfloat16):
+        with torch.autocast(device.type, torch.bfloat16, enabled=self.bfloat16):
             yield
+
+
+def blocks(model: PreTrainedModel) -> list[torch.nn.Module]:
+    """The layers of the model: what transformers itself never splits over devices."""
+    names = set(model._no_split_modules or ())
+    return [module for module in model.modules() if type(module).__name__ in names]
 
 
 def _kinds_of_attention(model: PreTrainedModel) -> set[str]:

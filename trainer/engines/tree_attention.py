@@ -19,23 +19,32 @@ from trainer.engines.packing import Segment
 TREE_ATTENTION = "natgym_tree"
 
 
+class Sight:
+    """The segments of a pack, for which token sees which; torch.compile would look into a tuple and guard on each length."""
+
+    def __init__(self, segments: Sequence[Segment]) -> None:
+        self.segments = segments
+
+
 class Seen(TypedDict, total=False):
     """What transformers hands on to attention, as far as we look at it."""
 
-    segments: Sequence[Segment]
+    sight: Sight
     scaling: float
 
 
+@torch.compiler.disable
 def tree_attention(
     module: torch.nn.Module, query: Tensor, key: Tensor, value: Tensor, attention_mask: Tensor | None, **seen: Unpack[Seen]
 ) -> tuple[Tensor, None]:
     """What each token gathers, (1, N, heads, head_dim); of query (1, heads, N, head_dim), key and value (1, kv heads, ...).
 
-    Without segments: rows below each other, causal.
+    Without a sight: rows below each other, causal. Not compiled: each pack has other segments.
     """
-    segments, scaling = seen.pop("segments", None), seen.get("scaling")
-    if segments is None:
+    sight, scaling = seen.pop("sight", None), seen.get("scaling")
+    if sight is None:
         return sdpa_attention_forward(module, query, key, value, attention_mask, **seen)
+    segments = sight.segments
     heads_per_key = query.shape[1] // key.shape[1]
     key, value = (part.repeat_interleave(heads_per_key, dim=1) if heads_per_key > 1 else part for part in (key, value))
     # the gradient of a split is one concatenation, that of as many slices as many tensors of the whole size
