@@ -124,7 +124,7 @@ async def train_on(client: RolloutClient, wanted: set[int]) -> list[int]:
     run, trained = (await client.status()).run, list[int]()
     assert run is not None
     while not wanted <= set(trained):
-        taken = await client.take_batch(BATCH, 0, wait_seconds=20.0)
+        taken = await client.take_batch(BATCH, 0, wait_seconds=60.0)
         if taken is not None:
             trained += [int(group.id.rpartition("-")[2]) for group in taken.groups]
             run = await client.acknowledge(taken.batch_id, update(run.step + 1))

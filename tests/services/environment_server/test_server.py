@@ -43,14 +43,14 @@ async def train(client: RolloutClient, steps: int) -> None:
     """What a trainer does, without learning."""
     run = await client.open_run(run_spec(batch=2, total_steps=steps))
     while run.status is RunStatus.RUNNING:
-        taken = await client.take_batch(2, 0, wait_seconds=5.0)
+        taken = await client.take_batch(2, 0, wait_seconds=60.0)
         assert taken is not None
         run = await client.acknowledge(taken.batch_id, update(run.step + 1))
 
 
 async def test_it_plays_until_the_run_is_finished(tmp_path: Path):
     async with server_of(tmp_path, FakePolicy(WRONG), FakeBackend()) as (server, client):
-        async with asyncio.timeout(30):
+        async with asyncio.timeout(60):
             await asyncio.gather(train(client, steps=3), server.run(GroupFile(tmp_path / "groups.jsonl")))
         assert (await client.status()).counts.trained == 6
     assert {record.rewards for record in read_groups(tmp_path / "groups.jsonl")} == {(0.0, 0.0)}
@@ -112,7 +112,7 @@ async def test_an_episode_that_breaks_is_a_failure_and_costs_its_group_nothing(t
             return sandbox
 
     async with server_of(tmp_path, FakePolicy(WRONG), FirstDies()) as (server, client):
-        async with asyncio.timeout(30):
+        async with asyncio.timeout(60):
             await asyncio.gather(train(client, steps=1), server.run(GroupFile(tmp_path / "groups.jsonl")))
     lost = [record.lost for record in read_groups(tmp_path / "groups.jsonl") if record.lost]
     assert lost == [{"sandbox": 1}]
@@ -128,7 +128,7 @@ async def test_it_ends_and_says_why_where_nothing_but_failures_comes(tmp_path: P
     async with server_of(tmp_path, FakePolicy(WRONG), Broken()) as (server, client):
         await client.open_run(run_spec(total_steps=100))
         with pytest.raises(NothingButFailures, match="no walls here"):
-            async with asyncio.timeout(30):
+            async with asyncio.timeout(60):
                 await server.run(GroupFile(None))
 
 
@@ -138,7 +138,7 @@ async def test_a_policy_that_answers_and_never_completes_ends_it_too(tmp_path: P
     async with server_of(tmp_path, FakePolicy([PolicyError("no finite logits")]), FakeBackend()) as (server, client):
         await client.open_run(run_spec(total_steps=100))
         with pytest.raises(NothingButFailures, match="at the boundary 'policy': no finite logits"):
-            async with asyncio.timeout(30):
+            async with asyncio.timeout(60):
                 await server.run(GroupFile(None))
 
 

@@ -119,11 +119,12 @@ async def test_a_restart_resumes_the_same_run_at_the_same_step(tmp_path: Path):
 async def test_an_orderly_stop_ends_long_polls_at_once(tmp_path: Path):
     with ApiProcess(tmp_path / "q") as api:
         async with RolloutClient(api.url, retry_seconds=0) as client:
-            await client.open_run(run_spec())
-            waiting = asyncio.create_task(client.take_batch(1, 0, wait_seconds=60))
-            await asyncio.sleep(0.3)
+            await client.register_environment("sums")
+            waiting = asyncio.create_task(client.demand("sums", 7, wait_seconds=60))
+            while (await client.status()).environments["sums"].running < 7:  # until it has been heard
+                await asyncio.sleep(0.01)
             code, printed = await asyncio.to_thread(api.stop)
-            assert await waiting is None
+            assert (await waiting).groups == 0
     assert (code, printed) == (0, "")
 
 

@@ -91,7 +91,7 @@ async def test_two_processes_never_deliver_a_group_twice(database: str):
     async with two(database) as clients:
         names = [f"g{number}" for number in range(24)]
         await asyncio.gather(*(clients[number % 2].post_group(group(name)) for number, name in enumerate(names)))
-        batches = await asyncio.gather(*(clients[number % 2].take_batch(2, 0, wait_seconds=20) for number in range(12)))
+        batches = await asyncio.gather(*(clients[number % 2].take_batch(2, 0, wait_seconds=60) for number in range(12)))
     delivered = [name for taken in batches if taken is not None for name in ids(taken.groups)]
     assert sorted(delivered) == sorted(names)
 
@@ -111,7 +111,7 @@ async def test_a_trainer_wakes_when_another_process_accepts_a_group(database: st
         waiting = asyncio.create_task(one.take_batch(1, 0, wait_seconds=60))
         await asyncio.sleep(0.2)
         await other.post_group(group("a"))
-        async with asyncio.timeout(30):  # less than the 60 seconds that it may wait
+        async with asyncio.timeout(50):  # less than the 60 seconds that it may wait
             taken = await waiting
     assert taken is not None
     assert ids(taken.groups) == ["a"]
