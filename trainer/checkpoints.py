@@ -8,7 +8,7 @@ from pydantic import Field
 from core.config import Config, read_file, validated
 from core.errors import ConfigError, TrainingError
 from core.logs import get_logger
-from core.types import Value
+from core.types import Update, Value
 from trainer.engines.base import Engine
 from trainer.weights import PARTIAL, remove_partial, replaced_directory
 
@@ -24,6 +24,13 @@ class CheckpointConfig(Config):
     keep: int = Field(default=2, ge=1, description="newest checkpoints that stay")
 
 
+class Told(Value):
+    """What the source of a batch is told of the step that it was used for."""
+
+    batch_id: str
+    update: Update
+
+
 class Progress(Value):
     """Where a run is."""
 
@@ -31,6 +38,8 @@ class Progress(Value):
     policy_version: int = 0
     trained_groups: tuple[str, ...] = ()
     """Groups of the last step: after a crash before the acknowledgement, they come back and must not count twice."""
+    told: Told | None = None
+    """The acknowledgement of the last step: after a crash before it, it is made up for."""
 
 
 class CheckpointStore:
@@ -44,9 +53,13 @@ class CheckpointStore:
         """Whether that step ends with a checkpoint."""
         return step % self._config.every == 0
 
+    def path(self, step: int) -> Path:
+        """Where the checkpoint of that step is, or will be."""
+        return self._root / f"{STEP_PREFIX}{step:08d}"
+
     def save(self, progress: Progress, engine: Engine) -> Path:
         """Write a checkpoint and delete the oldest beyond `keep`. Raises TrainingError or OSError; nothing partial stays."""
-        target = self._root / f"{STEP_PREFIX}{progress.step:08d}"
+        target = self.path(progress.step)
         with replaced_directory(target) as partial:
             engine.save(partial)
             (partial / PROGRESS_FILE).write_text(progress.model_dump_json(), encoding="utf-8")

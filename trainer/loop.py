@@ -11,7 +11,7 @@ from core.clock import Clock, SystemClock
 from core.config import Config
 from core.logs import get_logger
 from core.types import ScoredGroup, Update
-from trainer.checkpoints import CheckpointStore, Progress
+from trainer.checkpoints import CheckpointStore, Progress, Told
 from trainer.engines.base import MODEL_FOLDER
 from trainer.learner import Learner, Lesson
 from trainer.metrics import Seconds, StepRecord, batch_figures, to_update
@@ -104,6 +104,17 @@ class TrainLoop:
         """End after what is being done now, at the latest when the source's next wait ends."""
         self._stopped = True
 
+    def skip_versions(self, known: int) -> None:
+        """Number the weights anew where others, up to version `known`, were acknowledged and then lost by a crash.
+
+        What the lost ones sampled is then beyond the bound of staleness, whatever its own number is; one more of them
+        may have been published. To be called before `run`.
+        """
+        if known > self.progress.policy_version:
+            version = known + self._config.staleness + 2
+            log.warning("versions_lost", restored=self.progress.policy_version, lost=known, goes_on_as=version)
+            self.progress = self.progress.model_copy(update={"policy_version": version})
+
     async def run(self, source: BatchSource, publisher: Publisher) -> Progress:
         """Train until `max_steps` or `stop`. Raises TrainingError, or what source and publisher raise.
 
@@ -173,8 +184,12 @@ class TrainLoop:
         )
         record = self._record(taken.groups, before.policy_version, lesson, seconds)
         self._on_step(record)
-        due = self._checkpoints.due(self.progress.step) or self.progress.step >= self._config.max_steps
-        return to_update(record, await self._checkpoint() if due else None)
+        if not (self._checkpoints.due(self.progress.step) or self.progress.step >= self._config.max_steps):
+            return to_update(record, None)
+        update = to_update(record, str(self._checkpoints.path(self.progress.step) / MODEL_FOLDER))
+        self.progress = self.progress.model_copy(update={"told": Told(batch_id=taken.id, update=update)})
+        await self._checkpoint()
+        return update
 
     async def _publish(self, publisher: Publisher) -> None:
         self.phase = Phase.PUBLISHING
@@ -184,11 +199,10 @@ class TrainLoop:
         else:
             await publisher.publish(await asyncio.to_thread(engine.state_dict), version)
 
-    async def _checkpoint(self) -> str:
+    async def _checkpoint(self) -> None:
         self.phase, started = Phase.CHECKPOINTING, self._clock.monotonic()
-        path = await asyncio.to_thread(self._checkpoints.save, self.progress, self._learner.engine)
+        await asyncio.to_thread(self._checkpoints.save, self.progress, self._learner.engine)
         self._checkpoint_seconds = self._clock.monotonic() - started
-        return str(path / MODEL_FOLDER)
 
     def _record(self, groups: Sequence[ScoredGroup], sampled_for: int, lesson: Lesson, seconds: Seconds) -> StepRecord:
         samples = lesson.samples

@@ -17,7 +17,7 @@ from uuid import uuid4
 import uvicorn
 from pydantic import SecretStr
 
-from core.errors import ConfigError
+from core.errors import ConfigError, QueueError
 from core.files import write_whole
 from core.logs import get_logger
 from services.bind import BearerAuth, check_bind, claim_socket, make_server, signals_end, url_of
@@ -88,9 +88,11 @@ class Trainer:
             reporter.write(record)
 
     async def _train(self) -> None:
-        config, done = self._config, self._loop.progress
+        config = self._config
         await wait_until_ready(f"{config.api_url}/ready", "the rollout API")
         async with RolloutClient(config.api_url, self._rollout_token, retry_seconds=math.inf) as client:
+            await self._settle(client)
+            done = self._loop.progress
             spec = RunSpec(
                 id=self._run_id,
                 groups_per_batch=config.groups_per_batch,
@@ -104,6 +106,16 @@ class Trainer:
             log.info("training", run=run.id, step=run.step, total_steps=run.total_steps)
             progress = await self._loop.run(ApiSource(client, config, self._loop.stop), self._engine)
             log.info("trained", run=run.id, step=progress.step, serving="until SIGTERM")
+
+    async def _settle(self, client: RolloutClient) -> None:
+        """Make up for what a crash left open: an acknowledgement after the checkpoint, versions that only the queue knows."""
+        if (told := self._loop.progress.told) is not None:
+            try:
+                await client.acknowledge(told.batch_id, told.update)
+            except QueueError as error:  # another queue, or the batch has gone back: its groups are known as learned from
+                log.info("not_acknowledged", batch=told.batch_id, problem=str(error))
+        known = (run.policy_version for run in (await client.status()).runs if run.id == self._run_id)
+        self._loop.skip_versions(next(known, 0))
 
 
 def serve_trainer(

@@ -190,6 +190,32 @@ async def test_a_group_that_comes_back_after_a_crash_is_not_learned_from_twice(t
     assert records[0].rollouts_trained == 2
 
 
+async def test_a_checkpoint_holds_what_the_source_is_to_be_told(toy_model: Path, tmp_path: Path):
+    source = ListSource([pair("a")])
+    _, _, loop = await run(toy_model, tmp_path, source)
+    restored = make_loop(toy_model, tmp_path, []).progress
+    assert restored == loop.progress
+    assert restored.told is not None
+    assert {restored.told.batch_id: restored.told.update} == source.acknowledged
+
+
+async def test_what_lost_versions_sampled_is_stale(toy_model: Path, tmp_path: Path):
+    records, published = list[StepRecord](), Publications()
+    source = ListSource([pair("lost", version=6), pair("older", version=0)], [pair("fresh", version=9)])
+    loop = source.loop = make_loop(toy_model, tmp_path, records, LoopConfig(max_staleness=2, max_refill=1))
+    loop.skip_versions(5)
+    await loop.run(source, published)
+    assert published == [9, 10]
+    assert [(record.dropped, record.rollouts_trained) for record in records] == [({"stale": 4}, 0), ({}, 2)]
+
+
+async def test_where_no_version_was_lost_none_is_skipped(toy_model: Path, tmp_path: Path):
+    await run(toy_model, tmp_path, ListSource([pair("a")]))
+    loop = make_loop(toy_model, tmp_path, [])
+    loop.skip_versions(1)
+    assert loop.progress.policy_version == 1
+
+
 async def test_a_batch_whose_weights_could_not_be_published_is_not_acknowledged(toy_model: Path, tmp_path: Path):
     source, records = ListSource([pair("a")]), []
     loop = source.loop = make_loop(toy_model, tmp_path, records)

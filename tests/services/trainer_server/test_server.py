@@ -6,24 +6,32 @@ import os
 import shutil
 import signal
 import subprocess
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 
 import httpx
 import pytest
 from pydantic import ValidationError
+from torch import Tensor
 
+from core.errors import QueueError
 from core.settings import child_environ
+from core.types import Update
 from services.bind import claim_socket, make_server, url_of
+from services.rollout_api.messages import RunSpec, RunStatus
 from services.sdk.rollout_client import RolloutClient
 from services.trainer_server.config import TrainerServerConfig
 from services.trainer_server.server import Trainer, run_id
+from services.trainer_server.source import ApiSource
 from tests.services.rollout_api.harness import serving
 from tests.services.small_policy import NATGYM, ROOT, natgym
-from tests.trainer.toy import write_toy_model
+from tests.trainer.toy import pair, write_toy_model
 from trainer.checkpoints import CheckpointStore, Progress
+from trainer.config import make_checkpoints, make_learner
 from trainer.engines.torch_engine import TorchEngine, TorchEngineConfig
 from trainer.inference.external import ExternalConfig, Way
+from trainer.loop import LoopConfig, TrainLoop
+from trainer.metrics import read_metrics
 
 
 def test_it_serves_the_policy_while_there_is_no_rollout_api(random_policy: Path, tmp_path: Path):
@@ -121,6 +129,44 @@ async def test_a_run_without_environments_says_what_it_waits_for(
     assert stuck[0]["part"] == "training"
     assert "0 of 8 groups are queued" in stuck[0]["detail"]
     assert "no environment server makes any (registered: none): is `natgym serve env NAME` running?" in stuck[0]["detail"]
+
+
+class DiesBeforeAcknowledging(ApiSource):
+    """What a kill -9 between a checkpoint and its acknowledgement leaves."""
+
+    async def acknowledge(self, batch_id: str, update: Update) -> None:
+        raise QueueError("killed")
+
+
+async def test_a_step_that_was_not_acknowledged_is_made_up_for_and_not_made_twice(random_policy: Path, tmp_path: Path):
+    async with serving(tmp_path / "q") as api, RolloutClient(api) as client:
+        loop_config = LoopConfig(max_steps=2, max_refill=1)
+        sizes = {"groups_per_batch": 2, "group_size": 2, "loop": loop_config}
+        config = TrainerServerConfig(model=random_policy, out=tmp_path / "run", api_url=api, **sizes)
+        await client.open_run(RunSpec(id=run_id(config.out), groups_per_batch=2, group_size=2, max_staleness=4, total_steps=2))
+        for name in "abcd":
+            await client.post_group(pair(name))
+        loop = TrainLoop(loop_config, make_learner(config), make_checkpoints(config))
+        with pytest.raises(QueueError, match="killed"):
+            await loop.run(DiesBeforeAcknowledging(client, config, loop.stop), Unheard())
+        trainer, sock = Trainer(config, None, None), claim_socket("127.0.0.1", 0)
+        server = make_server(trainer.app)
+        running = asyncio.create_task(trainer.serve(server, sock))
+        async with asyncio.timeout(120):
+            while (status := await client.status()).run is None or status.run.status is not RunStatus.FINISHED:
+                assert not running.done(), running
+                await asyncio.sleep(0.05)
+        server.should_exit = True
+        await running
+    assert status.counts.trained == 4
+    [record] = read_metrics(config.out / "metrics.jsonl")
+    assert (record.step, record.rollouts_trained, record.dropped) == (2, 4, {})
+
+
+class Unheard:
+    """Takes weights for nobody."""
+
+    async def publish(self, weights: Mapping[str, Tensor], version: int) -> None: ...
 
 
 @pytest.fixture
