@@ -27,6 +27,8 @@ if {sealed!r} is not None:
 if not {keeps!r}:
     drop_capabilities()
 refuse_system_calls({filters!r})
+if {door!r}:
+    take_door({door!r})
 """
 
 
@@ -54,6 +56,8 @@ class Confinement(NamedTuple):
     files: int = 0
     """How many files each of those may hold, which are memory disks."""
     keeps_capabilities: bool = False
+    door: str = ""
+    """A socket over which it speaks, where it can (docker_door.py); empty: over its standard streams."""
 
 
 def confined_command(python: str, end: str, how: Confinement | None = None) -> list[str]:
@@ -61,9 +65,8 @@ def confined_command(python: str, end: str, how: Confinement | None = None) -> l
     how = how or Confinement()
     filters = [filter_program(how.machine), None if how.nested_namespaces else namespace_filter(how.machine)]
     sealed = None if how.sealed is None else list(how.sealed)
-    calls = CALLS.format(
-        sealed=sealed, files=how.files, keeps=how.keeps_capabilities, filters=[found for found in filters if found]
-    )
+    filters = [found for found in filters if found]
+    calls = CALLS.format(sealed=sealed, files=how.files, keeps=how.keeps_capabilities, filters=filters, door=how.door)
     return _in_one_word(python, START.read_bytes() + calls.encode() + agent_source(), end)
 
 

@@ -1,4 +1,4 @@
-"""Sandboxes as docker containers: the agent is the container's first process, spoken to over its attached streams.
+"""Sandboxes as docker containers: the agent is the first process, spoken to over a socket or the attached streams.
 
 Inside: an image, or where the spec names none this machine's own system directories, read only; /workspace, /tmp and
 /dev/shm as memory of a fixed size; user 1000 without capabilities; no network; limits by cgroups for processes, memory
@@ -8,18 +8,20 @@ left of one whose maker was killed.
 
 import asyncio
 import time
+from contextlib import closing
 from typing import TYPE_CHECKING
 from uuid import uuid4
 
 from pydantic import Field
 
 from backends.agent_sandbox import AgentSandbox, Hooks
-from backends.base import Capabilities, CapabilityError, Network, SandboxSpec
+from backends.base import Capabilities, CapabilityError, Network, SandboxError, SandboxSpec
 from backends.bubblewrap import binds, system_python
 from backends.channel import Channel
 from backends.confined import Confinement, confined_command
 from backends.docker_container import NETWORKS, AttachedStream, Container, container_config, labels, remove
 from backends.docker_daemon import capabilities, connect, explained, own_image
+from backends.docker_door import INSIDE, Door, opened_door
 from backends.docker_slots import SlotContainers, Users, slots_promise, with_slots
 from backends.images.host_root import system_binds
 from backends.owner import LABEL, is_gone, this_owner
@@ -52,6 +54,7 @@ class DockerBackend:
         self._shared = SlotContainers(self.config.slots, self._slot_container)
         self._client: Docker | None = None
         self._machine = self._own_image = ""
+        self._doors = False
         self._lock = asyncio.Lock()
         self._sandboxes = Sandboxes()
 
@@ -102,6 +105,7 @@ class DockerBackend:
                     await client.close()
                     raise
                 self._client = client
+                self._doors = client.docker_host.startswith("unix:")
             return self._client
 
     async def _make(self, spec: SandboxSpec, token: str) -> AgentSandbox:
@@ -110,20 +114,20 @@ class DockerBackend:
             if spec.nested_namespaces:
                 raise CapabilityError("in a slot nothing can make namespaces; set backend.slots = 1")
             return await self._shared.make(spec, hooks)
-        container, stream = await self._opened(spec, labels(this_owner(), time.time(), token))
+        container, channel = await self._opened(spec, labels(this_owner(), time.time(), token))
         hooks = hooks._replace(set_network=lambda network: self._set_network(container.name, network))
-        return await shake_hands(Channel.over(stream), container, _greeting(spec), hooks)
+        return await shake_hands(channel, container, _greeting(spec), hooks)
 
     async def _slot_container(self, spec: SandboxSpec, users: Users) -> AgentSandbox:
         """A container for sandboxes that start in it later. Its own limits are theirs together."""
-        container, stream = await self._opened(spec, labels(this_owner(), time.time(), ""), users)
+        container, channel = await self._opened(spec, labels(this_owner(), time.time(), ""), users)
         words = {**hello(spec, isolated=True, writable=()), "limits": {"RLIMIT_CORE": 0}}
-        return await shake_hands(Channel.over(stream), container, words, Hooks(_nobody_holds_it))
+        return await shake_hands(channel, container, words, Hooks(_nobody_holds_it))
 
     async def _opened(
         self, spec: SandboxSpec, labelled: dict[str, str], users: Users | None = None
-    ) -> "tuple[Container, AttachedStream]":
-        """A running container, with slots where users are given."""
+    ) -> tuple[Container, Channel]:
+        """A running container, with slots where users are given, and the way to its agent."""
         shown, image, python = binds(spec), spec.image, "python3"
         daemon = await self._daemon()
         if image:
@@ -131,8 +135,22 @@ class DockerBackend:
         else:
             shown, image, python = {**system_binds(), **shown}, await self._image(daemon), str(system_python())
         how = Confinement(spec.nested_namespaces, _uname(self._machine), keeps_capabilities=users is not None)
-        config = container_config(spec, image, confined_command(python, STDIO, how), shown, labelled)
-        return await self._start(config if users is None else with_slots(config, spec, users), daemon.api_version)
+
+        async def start(door: Door | None) -> tuple[Container, Channel]:
+            words = confined_command(python, STDIO, how._replace(door=INSIDE if door else ""))
+            config = container_config(spec, image, words, {**shown, **({door.path: INSIDE} if door else {})}, labelled)
+            config = config if users is None else with_slots(config, spec, users)
+            return await self._start(config, daemon.api_version, door)
+
+        if self._doors and (door := opened_door()):
+            with closing(door):
+                try:
+                    return await start(door)
+                except SandboxError as error:
+                    if door.path not in str(error):
+                        raise
+                    self._doors = False  # the daemon does not see our files
+        return await start(None)
 
     async def _image(self, daemon: "Docker") -> str:
         async with self._lock:
@@ -141,8 +159,8 @@ class DockerBackend:
                     self._own_image = await own_image(daemon)
             return self._own_image
 
-    async def _start(self, config: JsonObject, api_version: str) -> tuple[Container, AttachedStream]:
-        """A running container; whatever happens, none is left that nobody holds."""
+    async def _start(self, config: JsonObject, api_version: str, door: Door | None) -> tuple[Container, Channel]:
+        """A running container and the way to its agent; whatever happens, none is left that nobody holds."""
         client, name = await connect(self._url, api_version), f"natgym-{uuid4().hex[:16]}"
         starting = asyncio.get_running_loop().create_task(_start(client, name, config))
         try:
@@ -150,7 +168,12 @@ class DockerBackend:
         except BaseException:
             await asyncio.shield(asyncio.get_running_loop().create_task(_undo(starting, client, name)))
             raise
-        return Container(client, name, stream), stream
+        container = Container(client, name, stream)
+        try:
+            return container, await container.channel(door)
+        except BaseException:
+            await asyncio.shield(asyncio.get_running_loop().create_task(container.end(UNDO_SECONDS)))
+            raise
 
     async def _set_network(self, name: str, network: Network) -> None:
         daemon = await self._daemon()

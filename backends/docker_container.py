@@ -8,7 +8,9 @@ from typing import TYPE_CHECKING
 from aiohttp import ClientError
 from pydantic import JsonValue
 
-from backends.base import Network, SandboxSpec
+from backends.base import Cause, Network, SandboxSpec
+from backends.channel import Channel
+from backends.docker_door import OPENED, Door
 from backends.memory_disks import SHM_MIB, files_on, memory_of
 from backends.owner import CREATED_LABEL, LABEL, TOKEN_LABEL
 from backends.start import AGENT_PROCESSES
@@ -126,6 +128,15 @@ class Container:
 
     def __init__(self, client: "Docker", name: str, stream: AttachedStream) -> None:
         self.client, self.name, self._stream = client, name, stream
+        self._watching: asyncio.Task[None] | None = None
+
+    async def channel(self, door: Door | None) -> Channel:
+        """The way to its agent: through the door where it calls there, else over the attached streams. Called once."""
+        if door is None or not await self._calls():
+            return Channel.over(self._stream)
+        channel = await Channel.open(await door.caller())
+        self._watching = asyncio.get_running_loop().create_task(self._watch(channel))
+        return channel
 
     async def end(self, seconds: float) -> str:
         """See Host.end: removed at once, with everything in it; there is nothing in it to wait for."""
@@ -135,8 +146,24 @@ class Container:
         except TimeoutError:
             return f"container {self.name} was not removed within {seconds:g} s; `reap` removes it later"
         finally:
+            if self._watching is not None:
+                self._watching.cancel()
+                await asyncio.gather(self._watching, return_exceptions=True)
+            await self._stream.aclose()
             await self.client.close()
         return self._stream.messages()
+
+    async def _calls(self) -> bool:
+        with suppress(OSError):
+            return await self._stream.receive() == OPENED
+        return False
+
+    async def _watch(self, channel: Channel) -> None:
+        """Keep aside what comes on standard error. A container that the daemon lets go of is lost, as its network is."""
+        with suppress(OSError):
+            while await self._stream.receive():
+                pass
+        channel.lose("the daemon let go of the container", cause=Cause.LINK)
 
 
 async def remove(client: "Docker", name: str) -> None:

@@ -1,6 +1,7 @@
 """A daemon that speaks docker's HTTP interface and runs nothing: for what cannot be asked of a real one.
 
-In place of a container's agent it answers every request with success, but for `exec`, which it leaves open.
+In place of a container's agent it answers every request with success, but for `exec`, which it leaves open. It goes through no
+door: what it says comes over the attached streams.
 """
 
 import asyncio
@@ -11,6 +12,7 @@ from pathlib import Path
 from urllib.parse import parse_qs, urlsplit
 
 from backends.agent.frames import pack, take_request
+from backends.docker_door import INSIDE
 
 VERSION = {"Version": "99", "ApiVersion": "1.41", "Arch": "amd64", "Os": "linux"}
 INFO = {"ServerVersion": "99", "DefaultRuntime": "runc", "PidsLimit": True, "MemoryLimit": True, "CpuCfsQuota": True}
@@ -30,6 +32,11 @@ HOST_CONFIG = {
 """The fields of ContainerConfig and HostConfig in version 1.41 of the interface that may be sent, and their types."""
 
 
+def doors(config: dict) -> list[str]:
+    """The sockets of this machine that a container is shown."""
+    return [mount["Source"] for mount in config["HostConfig"]["Mounts"] if mount["Target"] == INSIDE]
+
+
 class DockerApi:
     """What the daemon was asked, and how it is to answer."""
 
@@ -39,6 +46,8 @@ class DockerApi:
         self.info = INFO
         self.refusals: dict[str, tuple[int, str]] = {}
         """The last word of a path -> status and message."""
+        self.sees_files = True
+        """Whether it runs where the files of this machine are."""
         self.before_create = asyncio.Event()
         self.before_create.set()
         self.links: list[asyncio.StreamWriter] = []
@@ -69,6 +78,8 @@ class DockerApi:
                 if words[-1] == "attach":
                     writer.write(b"HTTP/1.1 101 UPGRADED\r\nConnection: Upgrade\r\nUpgrade: tcp\r\n\r\n")
                     self.agents.append(writer)
+                    if doors(self.containers[words[1]]):
+                        self.say(writer, b"0")
                     return await self._be_agent(reader, writer)
                 status, answer = await self._answer(method, words, parse_qs(urlsplit(target).query), body)
                 text = json.dumps(answer).encode()
@@ -92,6 +103,9 @@ class DockerApi:
         wrong += [key for key, value in config["HostConfig"].items() if not isinstance(value, HOST_CONFIG.get(key, ()))]
         if wrong:
             return 400, {"message": f"unknown fields or types: {wrong}"}
+        if not self.sees_files and (shown := config["HostConfig"]["Mounts"]):
+            where = shown[-1]["Source"]
+            return 400, {"message": f'invalid mount config for type "bind": bind source path does not exist: {where}'}
         self.containers[name] = config
         self.created.append(config)
         return 201, {"Id": name}

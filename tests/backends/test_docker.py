@@ -173,6 +173,39 @@ async def test_a_command_may_make_namespaces_only_where_the_spec_says_so(backend
     assert codes == [1, 0]
 
 
+CALL = """
+import glob, os, socket, stat, sys
+found = [path for path in ("/run/natgym-door", *glob.glob("/run/*"), *glob.glob("/tmp/*")) if stat.S_ISSOCK(os.stat(path).st_mode)]
+for path in found:
+    try:
+        socket.socket(socket.AF_UNIX).connect(path)
+        sys.exit("somebody listens")
+    except OSError as error:
+        print(error.strerror)
+"""
+
+
+async def test_the_door_of_an_agent_is_closed_behind_it(
+    backend: DockerBackend, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+):
+    with TemporaryDirectory() as place:
+        monkeypatch.setattr("tempfile.tempdir", place)
+        sandbox = await backend.create(SandboxSpec())
+        assert list(Path(place).iterdir()) == []
+    found = await sandbox.exec(["python3", "-c", CALL], timeout_seconds=60)
+    assert (set(found.stdout.splitlines()), found.exit_code) == ({b"Connection refused"}, 0)
+
+
+async def test_where_no_door_can_be_made_the_streams_are_used(backend: DockerBackend, monkeypatch: pytest.MonkeyPatch):
+    with TemporaryDirectory(suffix="x" * 100) as too_long:
+        monkeypatch.setattr("tempfile.tempdir", too_long)
+        sandbox = await backend.create(SandboxSpec())
+        assert list(Path(too_long).iterdir()) == []
+    result = await sandbox.exec(["cat"], stdin=bytes(3 << 20), max_output=4 << 20, timeout_seconds=60)
+    assert result.stdout == bytes(3 << 20)
+    assert b"door" not in (await sandbox.exec(["ls", "/run"], timeout_seconds=60)).stdout
+
+
 EATERS = """
 import os, time
 children = []

@@ -22,7 +22,7 @@ from backends.base import (
 )
 from backends.docker import DockerBackend
 from core.errors import ConfigError, MissingRuntime, NatgymError
-from tests.backends.docker_api import INFO, DockerApi
+from tests.backends.docker_api import INFO, DockerApi, doors
 
 SPEC = SandboxSpec(image="natgym-nat")
 
@@ -48,7 +48,8 @@ async def test_a_container_is_bounded_and_walled(backend: DockerBackend, api: Do
     (config,) = api.created
     host = config["HostConfig"]
     assert (config["Image"], config["User"], config["Env"], config["Tty"]) == ("natgym-nat", "1000:1000", [], False)
-    memory = (100 + 2 * 32 + 64) << 20  # its own, two disks and the shared memory
+    disks = 2 * 32 + 64  # two, and the shared memory; their files take half as much again
+    memory = ((100 + disks) << 20) + (disks << 19)
     assert (host["Memory"], host["MemorySwap"], host["PidsLimit"], host["CpuQuota"]) == (memory, memory, 58, 150_000)
     assert (host["NetworkMode"], host["CapDrop"], host["ReadonlyRootfs"], host["Privileged"]) == ("none", ["ALL"], True, False)
     assert (host["SecurityOpt"], host["LogConfig"]["Type"], host["AutoRemove"]) == (["no-new-privileges"], "none", True)
@@ -63,8 +64,24 @@ async def test_paths_of_the_host_are_shown_read_only(backend: DockerBackend, api
     given = tmp_path / "with, comma and : colon"
     given.mkdir()
     await backend.create(SandboxSpec(image="natgym-nat", readonly={str(given): "/opt/given"}))
-    (mount,) = api.created[0]["HostConfig"]["Mounts"]
+    mount, _ = api.created[0]["HostConfig"]["Mounts"]  # the other is a door to its agent
     assert (mount["Source"], mount["Target"], mount["ReadOnly"]) == (str(given), "/opt/given", True)
+
+
+async def test_an_agent_that_finds_no_door_is_spoken_to_over_the_streams(backend: DockerBackend, api: DockerApi):
+    sandbox = await backend.create(SPEC)
+    (door,) = doors(api.created[0])
+    assert not Path(door).parent.exists()
+    assert await sandbox.alive()
+
+
+async def test_a_daemon_that_sees_no_files_is_asked_to_show_none(backend: DockerBackend, api: DockerApi):
+    api.sees_files = False
+    for _ in range(2):
+        assert await (await backend.create(SPEC)).alive()
+    assert [mount for config in api.created for mount in config["HostConfig"]["Mounts"]] == []
+    with pytest.raises(CapabilityError, match="does not see this machine's files"):
+        await backend.create(SandboxSpec(image="natgym-nat", readonly={"/usr": "/opt/usr"}))
 
 
 async def test_a_network_is_asked_for_only_where_the_spec_does(backend: DockerBackend, api: DockerApi):
