@@ -175,8 +175,8 @@ async def test_a_command_may_make_namespaces_only_where_the_spec_says_so(backend
 
 CALL = """
 import glob, os, socket, stat, sys
-found = [path for path in ("/run/natgym-door", *glob.glob("/run/*"), *glob.glob("/tmp/*")) if stat.S_ISSOCK(os.stat(path).st_mode)]
-for path in found:
+paths = ("/run/natgym-door", *glob.glob("/run/*"), *glob.glob("/tmp/*"))
+for path in [path for path in paths if stat.S_ISSOCK(os.stat(path).st_mode)]:
     try:
         socket.socket(socket.AF_UNIX).connect(path)
         sys.exit("somebody listens")
@@ -185,9 +185,7 @@ for path in found:
 """
 
 
-async def test_the_door_of_an_agent_is_closed_behind_it(
-    backend: DockerBackend, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-):
+async def test_the_door_of_an_agent_is_closed_behind_it(backend: DockerBackend, monkeypatch: pytest.MonkeyPatch):
     with TemporaryDirectory() as place:
         monkeypatch.setattr("tempfile.tempdir", place)
         sandbox = await backend.create(SandboxSpec())
