@@ -116,7 +116,7 @@ class FsdpEngine(TorchEngine):
             self._told(("_gather_each", ()))
             gathered = self._gathered()
             try:
-                for name, value in gathered:  # not `yield from`, which would close it
+                for name, value in gathered:  # noqa: UP028 (`yield from` would close it early)
                     yield name, value
             finally:
                 for _ in gathered:  # the others gather to the end

@@ -28,13 +28,13 @@ class Scorer(torch.nn.Module):
     def __init__(self, model: PreTrainedModel, temperature: float, layout: Layout, *, bfloat16: bool) -> None:
         super().__init__()
         self.model, self.layout = model, Layout.PADDED
-        self._temperature, self.bfloat16 = temperature, False
+        self._temperature, self.rounds = temperature, False
         self.vocabulary: int = model.get_input_embeddings().weight.shape[0]  # pyright: ignore
         self.plain_head = self._has_plain_head()
         self._attention: str = model.config._attn_implementation or "eager"
         if layout is not Layout.PADDED and (reason := self._obstacle(layout)) is not None:
             log.warning("rows_are_padded", layout=layout.value, reason=reason)
-        self.bfloat16 = bfloat16  # not before the trials: its rounding differs more than what they look for
+        self.rounds = bfloat16  # not before the trials: its rounding differs more than what they look for
 
     @property
     def least_shared(self) -> int:
@@ -136,7 +136,7 @@ class Scorer(torch.nn.Module):
 
     @contextmanager
     def _autocast(self, device: torch.device) -> Iterator[None]:
-        with torch.autocast(device.type, torch.bfloat16, enabled=self.bfloat16):
+        with torch.autocast(device.type, torch.bfloat16, enabled=self.rounds):
             yield
 
 
