@@ -30,7 +30,10 @@ def load_config(kind: type[M], path: Path | None = None, overrides: Sequence[str
     data: JsonObject = read_file(path) if path is not None else {}
     for override in overrides:
         data = _with_override(data, override)
-    return validated(kind, data, str(path) if path is not None else "configuration")
+    try:
+        return kind.model_validate(data)
+    except ValidationError as error:
+        raise ConfigError(f"{_source(path, overrides, error)}: {explain(kind, error)}") from error
 
 
 def read_file(path: Path) -> JsonObject:
@@ -63,12 +66,21 @@ def explain(kind: type[BaseModel], error: ValidationError) -> str:
     if first["type"] == "extra_forbidden":
         found = str(first["loc"][-1])
         known = _known_keys(kind, first["loc"][:-1])
-        return f"unknown key {where!r}{did_you_mean(found, known)}; known: {', '.join(known)}"
+        return f"unknown key {where!r}{did_you_mean(found, known) or ';'} known: {', '.join(known)}"
     if first["type"] == "missing":
         return f"{where}: is required and missing"
     if first["type"] == "value_error":  # a rule of the model itself: its message says what was found
         return f"{where or kind.__name__}: {first['msg'].removeprefix('Value error, ')}"
     return f"{where or kind.__name__}: {first['msg']}, found {str(first['input'])[:80]!r}"
+
+
+def _source(path: Path | None, overrides: Sequence[str], error: ValidationError) -> str:
+    """Where the first wrong value comes from: a file's key may have been set anew."""
+    wrong = ".".join(str(part) for part in error.errors(include_url=False)[0]["loc"])
+    keys = [override.partition("=")[0].strip() for override in overrides]
+    if path is None or any(f"{wrong}.".startswith(f"{key}.") for key in keys):
+        return "configuration"
+    return str(path)
 
 
 def _parse(suffix: str, text: str) -> JsonValue:

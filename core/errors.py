@@ -43,7 +43,7 @@ class UnknownName(UserError):
 
     def __init__(self, kind: str, found: str, known: Sequence[str]) -> None:
         self.kind, self.found, self.known = kind, found, tuple(sorted(known))
-        super().__init__(f"no {kind} {found!r}{did_you_mean(found, self.known)}; known: {', '.join(self.known)}")
+        super().__init__(f"no {kind} {found!r}{did_you_mean(found, self.known) or ';'} known: {', '.join(self.known)}")
 
     def __reduce__(self) -> tuple[type["UnknownName"], tuple[str, str, tuple[str, ...]]]:
         return type(self), (self.kind, self.found, self.known)

@@ -117,6 +117,11 @@ class RowFile:
         self._lock = threading.Lock()
 
     def __enter__(self) -> Self:
+        try:
+            self.path.parent.mkdir(parents=True, exist_ok=True)
+            self.path.open("a").close()
+        except OSError as error:
+            raise UserError(f"{self.path}: {error.strerror or error}") from error
         with ExitStack() as opened, resumable(self.path):
             self._rows = opened.enter_context(FileIO(self.path, "a+"))
             self._progress = opened.enter_context(FileIO(f"{self.path}.progress", "a+"))

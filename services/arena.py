@@ -9,7 +9,7 @@ from pydantic import Field, JsonValue
 
 from backends.base import BACKENDS, Backend
 from core.config import Config
-from core.errors import ConfigError
+from core.errors import ConfigError, UnknownName
 from core.settings import Settings
 from environments.agent_loop import EpisodeLimits
 from environments.base import ENVIRONMENTS, Environment
@@ -32,7 +32,7 @@ class RunApiConfig(Config):
 class RolloutsConfig(Config):
     """The section `rollouts` of a run's file: where and how episodes are played."""
 
-    api_url: str = "http://127.0.0.1:8000"
+    api_url: str = Field(default="http://127.0.0.1:8000", pattern="^https?://")
     run_api: RunApiConfig = RunApiConfig()
     backend: str = "local"
     seed: int = Field(default=0, description="order of the tasks")
@@ -75,12 +75,20 @@ def make_backend(name: str, file: RunFile) -> Backend:
 def environment_type(name: str) -> type[Environment]:
     """The environment of that name, or that `module:Class` leads to, also where the module lies in this folder.
 
-    Raises UnknownName and MissingRuntime.
+    Raises UnknownName, MissingRuntime, and ConfigError where it leads to something else.
     """
     here = str(Path.cwd())
     if ":" in name and here not in sys.path:
         sys.path.append(here)  # at the end: it adds a module of the user's and hides none
-    return ENVIRONMENTS.load(name)  # type: ignore[return-value]
+    try:
+        kind = ENVIRONMENTS.load(name)
+    except UnknownName as error:
+        if ":" not in name and not name.endswith(".py"):
+            raise
+        raise ConfigError(f"{error}; one of your own is module:Class, its module in this folder or installed") from error
+    if Environment not in getattr(kind, "__mro__", ()):
+        raise ConfigError(f"environment {name!r}: expected a subclass of environments.base.Environment, found {kind!r}")
+    return kind  # type: ignore[return-value]
 
 
 def make_environment(name: str, file: RunFile, settings: Settings) -> Environment:

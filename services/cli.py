@@ -42,7 +42,7 @@ COMMANDS = {
     "doctor": Command("services.commands.doctor", "say what is installed here and what is missing"),
 }
 FULL_OR_FORBIDDEN = frozenset({errno.ENOSPC, errno.EDQUOT, errno.EACCES, errno.EROFS, errno.EPERM})
-WRONG_PATH = frozenset({errno.ENOTDIR, errno.EISDIR, errno.EEXIST, errno.ENAMETOOLONG})
+WRONG_PATH = frozenset({errno.ENOENT, errno.ENOTDIR, errno.EISDIR, errno.EEXIST, errno.ENAMETOOLONG})
 ALIASES = {"run-api": ("serve", "api")}
 
 

@@ -111,7 +111,8 @@ def plan_request(request: str, task_id: str = "request") -> AgentSpec:
     if not 1 <= len(filled) <= MAX_TOOLS:
         known = "; ".join(family.phrase for family in ALL_FAMILIES)
         raise BadData(
-            f"request {request[:60]!r}: recognised {len(filled)} tools, expected 1 to {MAX_TOOLS}; known phrases: {known}"
+            f"request {request[:60]!r}: recognised {len(filled)} tools, expected 1 to {MAX_TOOLS}; `natgym plan --remote` has "
+            f"a model plan any request; known phrases: {known}"
         )
     tools, hidden, cases = zip(*(_plan_tool(one) for one in filled), strict=True)
     plan = AgentPlan(

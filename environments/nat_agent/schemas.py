@@ -30,7 +30,7 @@ def schema_problem(schema: JsonValue, depth: int = 0) -> str | None:
         return f"nested more than {MAX_DEPTH} deep"
     for keyword in schema:
         if keyword not in KEYWORDS:
-            return f"unknown keyword {keyword[:40]!r}{did_you_mean(keyword[:40], KEYWORDS)}; known: {', '.join(KEYWORDS)}"
+            return f"unknown keyword {keyword[:40]!r}{did_you_mean(keyword[:40], KEYWORDS) or ';'} known: {', '.join(KEYWORDS)}"
     kind = schema.get("type")
     if not isinstance(kind, str) or kind not in PYTHON_TYPES:
         return f"type: expected one of {', '.join(PYTHON_TYPES)}, found {str(kind)[:40]!r}"

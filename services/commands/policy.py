@@ -10,6 +10,7 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from core.errors import ConfigError
 from core.settings import Settings
 from core.types import JsonObject, Message, Role
 from services.run_file import RunFile
@@ -35,7 +36,11 @@ def run(arguments: argparse.Namespace, settings: Settings) -> int:
     """Play, make the tokenizer, train, and say where the policy lies."""
     from services.main_task import run_main
 
-    arguments.work.mkdir(parents=True, exist_ok=True)
+    for name in ("episodes", "steps"):
+        if (value := getattr(arguments, name)) < 1:
+            raise ConfigError(f"--{name}: expected at least 1, found {value}")
+    for folder in (arguments.out.parent, arguments.work):
+        folder.mkdir(parents=True, exist_ok=True)  # what cannot be made is told now, and not hours later
     rows = arguments.work / "demonstrations.jsonl"
     run_main(_demonstrate(arguments, rows, settings))
     _learn(arguments, rows)

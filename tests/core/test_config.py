@@ -94,13 +94,13 @@ def test_an_unknown_key_is_answered_with_the_nearest_and_all_known_ones():
     with pytest.raises(ConfigError) as caught:
         load_config(Run, overrides=["name=a", "stepz=3"])
     assert str(caught.value) == (
-        "configuration: unknown key 'stepz'; did you mean 'steps'?; known: evaluation, name, optimiser, steps"
+        "configuration: unknown key 'stepz'; did you mean 'steps'? known: evaluation, name, optimiser, steps"
     )
 
 
 @pytest.mark.parametrize("section", ["optimiser", "evaluation"])
 def test_an_unknown_key_of_a_section_is_answered_from_that_section(section: str):
-    with pytest.raises(ConfigError, match=rf"unknown key '{section}\.lrr'; did you mean 'lr'\?; known: betas, lr"):
+    with pytest.raises(ConfigError, match=rf"unknown key '{section}\.lrr'; did you mean 'lr'\? known: betas, lr"):
         load_config(Run, overrides=["name=a", f"{section}.lrr=3"])
 
 

@@ -50,7 +50,7 @@ def test_an_unknown_name_survives_pickling():
 
 def test_an_unknown_name_lists_the_nearest_and_all_known_names():
     message = str(UnknownName("parser", "hermez", ["qwen", "hermes"]))
-    assert message == "no parser 'hermez'; did you mean 'hermes'?; known: hermes, qwen"
+    assert message == "no parser 'hermez'; did you mean 'hermes'? known: hermes, qwen"
 
 
 def test_nothing_is_suggested_where_nothing_is_near():

@@ -180,9 +180,13 @@ async def test_a_file_that_is_being_written_is_refused(tmp_path: Path):
         await generate(Arena(SUMS, GOLD, FakeBackend()), ProcessConfig(groups=1), tmp_path / "f.jsonl")
 
 
-async def test_a_folder_that_is_not_there_is_one_line(tmp_path: Path):
-    with pytest.raises(UserError, match="No such file"):
-        await generate(Arena(SUMS, GOLD, FakeBackend()), ProcessConfig(groups=1), tmp_path / "no" / "f.jsonl")
+async def test_a_folder_that_is_not_there_is_made_and_one_that_cannot_be_is_told_in_one_line(tmp_path: Path):
+    arena, config = Arena(SUMS, GOLD, FakeBackend()), ProcessConfig(groups=1)
+    made = tmp_path / "not" / "there" / "f.jsonl"
+    await generate(arena, config, made)
+    assert made.is_file()
+    with pytest.raises(UserError, match=r"g.jsonl: (Not a directory|File exists)$"):
+        await generate(arena, config, made / "g.jsonl")
 
 
 async def test_a_full_disk_leaves_whole_rows_that_can_be_resumed(tmp_path: Path):

@@ -46,4 +46,4 @@ def test_rows_of_ones_own_become_a_dataset_without_the_broken_ones(tmp_path: Pat
 
 def test_an_unknown_mix_is_told_with_the_known_ones(tmp_path: Path):
     done = natgym("dataset", "nat_agent", "--mix", "ful", cwd=tmp_path)
-    assert (done.returncode, done.stderr) == (2, "natgym: no mix 'ful'; did you mean 'full'?; known: full, small\n")
+    assert (done.returncode, done.stderr) == (2, "natgym: no mix 'ful'; did you mean 'full'? known: full, small\n")
