@@ -2,7 +2,7 @@
 
 import json
 import shutil
-from collections.abc import Iterator, Mapping
+from collections.abc import Generator, Iterator, Mapping
 from contextlib import contextmanager
 from enum import StrEnum
 from pathlib import Path
@@ -65,8 +65,8 @@ class AdapterSource(WeightSource, Protocol):
 class TensorSource(WeightSource, Protocol):
     """Who gives one tensor after the other, so that the whole model is never in one place."""
 
-    def each_weight(self) -> Iterator[tuple[str, Tensor]]:
-        """Hugging Face names and whole tensors, tied ones once; an iterator that is closed early ends properly."""
+    def each_weight(self) -> Generator[tuple[str, Tensor], None, None]:
+        """Hugging Face names and whole tensors, tied ones once. To be closed by who does not take all."""
         ...
 
 
@@ -80,7 +80,7 @@ class GivenWeights:
         """The very weights."""
         return dict(self._weights)
 
-    def each_weight(self) -> Iterator[tuple[str, Tensor]]:
+    def each_weight(self) -> Generator[tuple[str, Tensor], None, None]:
         """See TensorSource."""
         tied = shared_names(self._weights)
         yield from ((name, value) for name, value in self._weights.items() if name not in tied)

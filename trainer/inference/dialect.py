@@ -2,7 +2,7 @@
 
 from collections.abc import Awaitable, Callable
 from pathlib import Path
-from typing import Protocol
+from typing import NamedTuple, Protocol, runtime_checkable
 
 from core.types import JsonObject
 from trainer.inference.base import Generation, GenerationRequest
@@ -40,4 +40,54 @@ class Dialect(Protocol):
 
     async def unload_adapter(self, command: Command, name: str) -> None:
         """Have one server forget an adapter that nothing in flight names. Raises TrainingError."""
+        ...
+
+
+class Meeting(NamedTuple):
+    """Where the workers of one server come together with the process that trains, and as whom."""
+
+    address: str
+    port: int
+    group: str
+    backend: str
+    rank: int
+    """The first of its workers'; its others follow."""
+    world: int
+
+
+class Part(NamedTuple):
+    """What a broadcast of some of the weights holds: tensors of these names, dtypes and shapes, in that order."""
+
+    group: str
+    names: tuple[str, ...]
+    dtypes: tuple[str, ...]
+    shapes: tuple[tuple[int, ...], ...]
+
+
+@runtime_checkable
+class NetworkDialect(Protocol):
+    """One kind of server whose workers join a process group of torch.distributed."""
+
+    async def workers(self, command: Command) -> int:
+        """How many ranks one server has. Raises TrainingError."""
+        ...
+
+    async def join(self, command: Command, meeting: Meeting) -> None:
+        """Have its workers join; returns when they have. Raises TrainingError."""
+        ...
+
+    async def leave(self, command: Command, group: str) -> None:
+        """Have its workers forget a group. Raises TrainingError."""
+        ...
+
+    async def begin(self, command: Command) -> None:
+        """Keep what is in flight, and sample nothing until `end`. Raises TrainingError."""
+        ...
+
+    async def receive(self, command: Command, part: Part, version: int) -> None:
+        """Have its workers take a part out of the broadcast, as that version's. Raises TrainingError."""
+        ...
+
+    async def end(self, command: Command) -> None:
+        """Go on, by what was received. Raises TrainingError."""
         ...

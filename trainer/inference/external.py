@@ -11,10 +11,10 @@ from contextlib import nullcontext
 from dataclasses import replace
 from enum import StrEnum
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Self
 
 import httpx
-from pydantic import Field
+from pydantic import Field, model_validator
 
 from core.clock import Clock, SystemClock
 from core.config import Config
@@ -30,9 +30,10 @@ from trainer.inference.base import (
     UnusableRequest,
     VersionSpan,
 )
-from trainer.inference.dialect import Dialect
+from trainer.inference.dialect import Dialect, NetworkDialect
 from trainer.inference.external_disk import DiskHandOver
 from trainer.inference.external_lora import AdapterHandOver
+from trainer.inference.external_network import NetworkConfig, NetworkHandOver
 from trainer.inference.external_replica import Replica, ServedAdapter
 from trainer.inference.hand_over import HandOver
 from trainer.inference.sglang_dialect import SGLangDialect
@@ -58,6 +59,7 @@ class Way(StrEnum):
 
     DISK = "disk"
     LORA = "lora"
+    NETWORK = "network"
 
 
 class ExternalConfig(Config):
@@ -66,14 +68,19 @@ class ExternalConfig(Config):
     kind: ServerKind = Field(default=ServerKind.SGLANG, description="what the servers are")
     urls: tuple[str, ...] = Field(min_length=1, description="addresses of servers of the same model")
     weights: Path = Field(description="a directory that this process writes and every server reads under the same path")
-    publish: Way | None = Field(
-        default=None, description="lora: adapters alone, by name; unset: lora where one learns, else disk"
-    )
+    publish: Way | None = Field(default=None, description="disk, lora, network; unset: lora where an adapter learns, else disk")
+    network: NetworkConfig = NetworkConfig()
     weight_format: WeightFormat = WeightFormat.BFLOAT16
     max_length: int = Field(default=4096, ge=2, description="prompt and completion; --context-length, --max-model-len")
     processed_logprobs: bool = Field(default=False, description="vLLM runs with --logprobs-mode processed_logprobs")
     request_seconds: float = Field(default=600.0, gt=0)
     away_seconds: float = Field(default=5.0, gt=0, description="how long a server that failed is passed over")
+
+    @model_validator(mode="after")
+    def _is_a_way_to_such_servers(self) -> Self:
+        if self.publish is Way.NETWORK and self.kind is not ServerKind.SGLANG:
+            raise ValueError("publish = 'network' reaches SGLang servers only; for vLLM set publish = 'disk' or 'lora'")
+        return self
 
 
 class ExternalEngine:
@@ -241,3 +248,6 @@ def _hand_over(config: ExternalConfig, dialect: Dialect, model_dir: Path, *, ada
             return AdapterHandOver(dialect, directory)
         case Way.DISK:
             return DiskHandOver(dialect, directory, model_dir, config.weight_format)
+        case Way.NETWORK:
+            assert isinstance(dialect, NetworkDialect), "the config was checked"
+            return NetworkHandOver(dialect, config.network, config.weight_format)

@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from trainer.inference.dialect import Dialect
-from trainer.inference.external_replica import Replica
+from trainer.inference.external_replica import Replica, on_all
 from trainer.weights import WeightFormat, WeightSource, save_model
 
 
@@ -23,10 +23,7 @@ class DiskHandOver:
         folder = self._directory / f"version-{version}"
         weights = await asyncio.to_thread(source.state_dict)
         await asyncio.to_thread(save_model, weights, self._model_dir, folder, self._format)
-        swaps = (self._swap(one, folder, version) for one in replicas)
-        for result in await asyncio.gather(*swaps, return_exceptions=True):
-            if isinstance(result, BaseException):
-                raise result
+        await on_all(self._swap(one, folder, version) for one in replicas)
         before, self._newest = self._newest, folder
         if before not in (None, folder):
             await asyncio.to_thread(shutil.rmtree, before, ignore_errors=True)

@@ -15,7 +15,7 @@ from core.errors import TrainingError
 from core.logs import get_logger
 from core.types import JsonObject
 from trainer.inference.dialect import Dialect
-from trainer.inference.external_replica import Replica, ServedAdapter
+from trainer.inference.external_replica import Replica, ServedAdapter, on_all
 from trainer.weights import AdapterSource, WeightSource, replaced_directory
 
 log = get_logger("adapters")
@@ -40,10 +40,7 @@ class AdapterHandOver:
             self._began = True
         await asyncio.to_thread(_write, source, folder)
         made = [ServedAdapter(name, version, folder) for _ in replicas]
-        loads = (self._load(one, adapter) for one, adapter in zip(replicas, made, strict=True))
-        for result in await asyncio.gather(*loads, return_exceptions=True):
-            if isinstance(result, BaseException):
-                raise result
+        await on_all(self._load(one, adapter) for one, adapter in zip(replicas, made, strict=True))
         former = [(one, one.adapter) for one in replicas if one.adapter is not None]
         for one, adapter in zip(replicas, made, strict=True):
             one.adapter, one.version = adapter, version

@@ -1,7 +1,7 @@
 """One server that samples: its address, whose weights it has, and what is in flight there."""
 
 import asyncio
-from collections.abc import Iterator
+from collections.abc import Awaitable, Iterable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from uuid import uuid4
@@ -89,3 +89,10 @@ class Replica:
         except ValueError:
             return {}
         return told if isinstance(told, dict) else {}
+
+
+async def on_all(calls: Iterable[Awaitable[object]]) -> None:
+    """Wait for all of them to end, then raise what the first one that failed raised."""
+    for result in await asyncio.gather(*calls, return_exceptions=True):
+        if isinstance(result, BaseException):
+            raise result

@@ -1,9 +1,10 @@
-"""SGLang's way: POST /generate with token ids; weights are read from a directory while what is in flight is retracted.
+"""SGLang's way: POST /generate with token ids; weights come by a directory or a broadcast while what is in flight is retracted.
 
 Its logprobs are those before top_p, top_k and min_p cut, so such requests are refused. Source: sglang 0.5.23,
 srt/entrypoints/http_server.py, srt/managers/io_struct.py and srt/lora/lora_registry.py.
 """
 
+from contextlib import suppress
 from pathlib import Path
 
 from pydantic import BaseModel
@@ -11,7 +12,7 @@ from pydantic import BaseModel
 from core.errors import TrainingError
 from core.types import FinishReason, JsonObject
 from trainer.inference.base import Generation, GenerationRequest, UnusableRequest, VersionSpan
-from trainer.inference.dialect import Command
+from trainer.inference.dialect import Command, Meeting, Part
 
 
 class _Span(BaseModel):
@@ -35,7 +36,7 @@ class _Answer(BaseModel):
 
 
 class SGLangDialect:
-    """Fulfils Dialect."""
+    """Fulfils Dialect and NetworkDialect."""
 
     path = "/generate"
     takes_adapters = "--enable-lora --max-lora-rank RANK --lora-target-modules NAMES"
@@ -100,3 +101,54 @@ class SGLangDialect:
     async def unload_adapter(self, command: Command, name: str) -> None:
         """See Dialect."""
         await command("/unload_lora_adapter", {"lora_name": name})
+
+    async def workers(self, command: Command) -> int:
+        """See NetworkDialect."""
+        told = await command("/server_info", None)
+        tensor, data = told.get("tp_size"), told.get("dp_size")
+        if not isinstance(tensor, int) or data != 1:
+            raise TrainingError(f"/server_info says tp_size = {tensor}, dp_size = {data}: weights come over the network to one")
+        return tensor
+
+    async def join(self, command: Command, meeting: Meeting) -> None:
+        """See NetworkDialect."""
+        with suppress(TrainingError):  # there is none, unless a process before this one died while it published
+            await command("/end_weight_update", {})
+        place: JsonObject = {
+            "master_address": meeting.address,
+            "master_port": meeting.port,
+            "rank_offset": meeting.rank,
+            "world_size": meeting.world,
+            "group_name": meeting.group,
+            "backend": meeting.backend,
+        }
+        await command("/init_weights_update_group", place)
+
+    async def leave(self, command: Command, group: str) -> None:
+        """See NetworkDialect."""
+        await command("/destroy_weights_update_group", {"group_name": group})
+
+    async def begin(self, command: Command) -> None:
+        """See NetworkDialect. What is in flight is retracted, because its cache is emptied."""
+        await command("/pause_generation", {"mode": "retract"})
+        await command("/begin_weight_update", {})
+
+    async def receive(self, command: Command, part: Part, version: int) -> None:
+        """See NetworkDialect."""
+        update: JsonObject = {
+            "names": list(part.names),
+            "dtypes": list(part.dtypes),
+            "shapes": [list(shape) for shape in part.shapes],
+            "group_name": part.group,
+            "weight_version": str(version),
+            "abort_all_requests": False,
+            "flush_cache": True,
+        }
+        await command("/update_weights_from_distributed", update)
+
+    async def end(self, command: Command) -> None:
+        """See NetworkDialect."""
+        try:
+            await command("/end_weight_update", {})
+        finally:
+            await command("/continue_generation", {})

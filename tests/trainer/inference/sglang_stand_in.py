@@ -1,14 +1,20 @@
 """A stand-in for an SGLang server: the routes and fields of 0.5.23, spoken by a server that samples a real model."""
 
+import asyncio
+from datetime import timedelta
 from pathlib import Path
 
 import httpx
+import torch
+import torch.distributed as dist
 from pydantic import BaseModel, ConfigDict
 from safetensors.torch import load_file
 from starlette.applications import Starlette
 from starlette.requests import Request
 from starlette.responses import JSONResponse, Response
 from starlette.routing import Route
+from torch import Tensor
+from torch.distributed.distributed_c10d import Backend, PrefixStore, _new_process_group_helper, _world, rendezvous
 
 from core.errors import TrainingError
 from tests.trainer.inference.serving import Adapters, StandIn
@@ -17,6 +23,14 @@ from tool_call_parsers.rendering import Renderer
 from trainer.inference.local_engine import LocalEngine, LocalEngineConfig
 from trainer.inference.openai_server import create_app
 
+LIMIT = timedelta(seconds=60)
+WORKERS = (
+    "/init_weights_update_group",
+    "/destroy_weights_update_group",
+    "/begin_weight_update",
+    "/update_weights_from_distributed",
+    "/end_weight_update",
+)
 COMMANDS = ("/pause_generation", "/continue_generation", "/update_weights_from_disk")
 
 
@@ -30,6 +44,55 @@ class LoadLoraRequest(BaseModel):
     pinned: bool = False
 
 
+class Worker:
+    """The one worker of a server, as SGLang 0.5.23 has it: the other rank of a process group, which takes real tensors.
+
+    Everything that a broadcast brings must have been announced, and comes between begin and end.
+    """
+
+    def __init__(self, weights: dict[str, Tensor]) -> None:
+        self._weights, self._groups = weights, dict[str, dist.ProcessGroup]()
+        self._version: str | None = None
+        self._open = False
+
+    def init_weights_update_group(
+        self, *, master_address: str, master_port: int, rank_offset: int, world_size: int, group_name: str, backend: str
+    ) -> None:  # fmt: skip
+        place = f"tcp://{master_address}:{master_port}"
+        store, rank, world = next(rendezvous(place, rank_offset, world_size, timeout=LIMIT))
+        self._groups[group_name], _ = _new_process_group_helper(
+            world, rank, [], Backend(backend), PrefixStore(group_name, store), group_name=group_name, timeout=LIMIT
+        )
+        _world.pg_group_ranks[self._groups[group_name]] = {one: one for one in range(world)}
+
+    def destroy_weights_update_group(self, *, group_name: str) -> None:
+        dist.destroy_process_group(self._groups.pop(group_name))
+
+    def begin_weight_update(self) -> None:
+        if self._open:
+            raise ValueError("a weight-update session is already open; call end_weight_update() first")
+        self._open = True
+
+    def update_weights_from_distributed(self, *, names: list[str], dtypes: list[str], shapes: list[list[int]], **how: object):
+        if not self._open:
+            raise ValueError("update_weights_from_distributed must run between begin_weight_update() and end_weight_update()")
+        assert (how["abort_all_requests"], how["flush_cache"]) == (False, True)
+        arrived = dict[str, Tensor]()
+        for name, dtype, shape in zip(names, dtypes, shapes, strict=True):
+            arrived[name] = torch.empty(shape, dtype=getattr(torch, dtype))
+            dist.broadcast(arrived[name], src=0, group=self._groups[str(how["group_name"])])
+        if unknown := [name for name in arrived if name not in self._weights]:
+            raise ValueError(f"no parameter of this model: {unknown}")
+        self._weights |= arrived
+        self._version = str(how["weight_version"])
+
+    def end_weight_update(self) -> tuple[dict[str, Tensor], int]:
+        if not self._open:
+            raise ValueError("no weight-update session is open; call begin_weight_update() first")
+        self._open = False
+        return self._weights, int(self._version or 0)
+
+
 class SGLangServer(StandIn):
     """/generate of our own endpoint, by adapters too, and the routes by which weights and adapters are loaded."""
 
@@ -41,8 +104,25 @@ class SGLangServer(StandIn):
         routes += [Route("/generate", self._generate, methods=["POST"]), Route("/health", lambda _: Response())]
         routes += [Route("/load_lora_adapter", self._load, methods=["POST"])]
         routes += [Route("/unload_lora_adapter", self._unload, methods=["POST"]), Route("/v1/models", self._models)]
+        self.worker = Worker(load_file(model_dir / "model.safetensors"))
+        routes += [Route(path, self._of_workers, methods=["POST"]) for path in WORKERS]
+        routes += [Route("/server_info", lambda _: JSONResponse({"tp_size": 1, "dp_size": 1}))]
+        routes += [Route("/asked", lambda _: JSONResponse(self.commands))]
         engine = LocalEngine.load(model_dir, LocalEngineConfig(max_batch=8, max_waiting=8))
         super().__init__(Starlette(routes=routes), engine)
+
+    async def _of_workers(self, request: Request) -> Response:
+        """Those of /init_weights_update_group and on: 400 with a reason where they fail."""
+        name, asked = request.url.path.removeprefix("/"), await request.json()
+        self.commands.append(name)
+        try:
+            if name == "end_weight_update":
+                await self.engine.publish(*self.worker.end_weight_update())
+            else:
+                await asyncio.to_thread(getattr(self.worker, name), **asked)
+        except (RuntimeError, TrainingError, ValueError) as error:
+            return JSONResponse({"success": False, "message": str(error)}, status_code=400)
+        return JSONResponse({"success": True, "message": ""})
 
     async def _generate(self, request: Request) -> Response:
         body = await request.json()
