@@ -13,6 +13,9 @@ from core.config import Config
 from core.types import Sample, ScoredGroup, StopReason, Trajectory, Turn
 
 REWARD_TOLERANCE = 1e-9  # float64 rounding of a dozen parts: equal rewards, no signal
+LEAST_LOGPROB, MOST_LOGPROB = -60.0, 0.1
+"""Nats. Ratios to much below overflow float32; what is above, but for rounding in 16 bits, is no probability."""
+LARGEST_REWARD = 1e18  # its square, and sums of those, still fit into float32
 CUT_OFF = frozenset({StopReason.MAX_TURNS, StopReason.MAX_TOKENS, StopReason.TIMEOUT})
 
 Advantages = Callable[[Sequence[float]], Sequence[float]]
@@ -38,6 +41,8 @@ class Dropped(StrEnum):
     """The policy's server returned no token ids."""
     UNKNOWN_TOKENS = "unknown_tokens"
     """Ids that the model does not have."""
+    IMPOSSIBLE_NUMBERS = "impossible_numbers"
+    """Logprobs that no sampler has of what it sampled, or a reward too large to learn from: one such would end the run."""
 
 
 class SampleConfig(Config):
@@ -115,6 +120,8 @@ def refusal(group: ScoredGroup, admission: Admission) -> Dropped | None:
         return Dropped.ALREADY_TRAINED
     if group.policy_version < admission.oldest_version:
         return Dropped.STALE
+    if max(map(abs, rewards), default=0.0) > LARGEST_REWARD:
+        return Dropped.IMPOSSIBLE_NUMBERS
     if not admission.compares:
         return None
     if len(rewards) < 2:
@@ -131,6 +138,9 @@ def _unusable(trajectory: Trajectory, config: SampleConfig, admission: Admission
         return Dropped.NO_TOKENS
     if admission.vocabulary is not None and _largest_id(trajectory) >= admission.vocabulary:
         return Dropped.UNKNOWN_TOKENS
+    logprobs = [bound for turn in trajectory.turns if turn.logprobs for bound in (min(turn.logprobs), max(turn.logprobs))]
+    if min(logprobs) < LEAST_LOGPROB or max(logprobs) > MOST_LOGPROB:
+        return Dropped.IMPOSSIBLE_NUMBERS
     return None
 
 
@@ -155,6 +165,8 @@ class _Row:
         self.token_ids += [*observed, *turn.completion_ids]
         self.loss_mask += [False] * len(observed) + [True] * len(turn.completion_ids)
         self.logprobs += [0.0] * len(observed) + list(turn.logprobs)
+        if self.loss_mask[0]:  # a completion of no prompt: a model says nothing of the first token of a row
+            self.loss_mask[0], self.logprobs[0] = False, 0.0
         self.policy_version = min(self.policy_version, turn.policy_version)
 
     def sample(self, group_id: str, trajectory_id: str, advantage: float) -> Sample:

@@ -49,7 +49,7 @@ def train_sft(
 
     `on_step` hears step, mean loss a learnt token in nats, and seconds so far. Stops after `config.steps` or when the
     packs end. With a `save` it goes on where that stands; the packs have to be the same, from the first. Raises
-    TrainingError for a loss that is no number.
+    TrainingError for a loss or a gradient that is no number.
     """
     import torch
 
@@ -70,7 +70,9 @@ def train_sft(
         if not math.isfinite(said := float(loss.detach())):
             raise TrainingError(f"step {step + 1}: the loss is {said}; a lower learning rate may help")
         loss.backward()
-        torch.nn.utils.clip_grad_norm_(model.parameters(), config.grad_clip)
+        norm = torch.nn.utils.clip_grad_norm_(model.parameters(), config.grad_clip).item()
+        if not math.isfinite(norm):  # a step would spoil the weights, and the save after it
+            raise TrainingError(f"step {step + 1}: the gradient's norm is {norm}; a lower learning rate may help")
         optimiser.step()
         optimiser.zero_grad(set_to_none=True)
         if save and save.due(step + 1):

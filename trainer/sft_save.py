@@ -4,6 +4,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from core.errors import ConfigError, TrainingError, boundary
+from core.files import flush
 from core.types import JsonObject
 
 if TYPE_CHECKING:
@@ -32,7 +33,9 @@ class SftSave:
             self.path.parent.mkdir(parents=True, exist_ok=True)
             try:
                 torch.save(state, partial)
+                flush(partial)
                 partial.replace(self.path)
+                flush(self.path.parent)
             finally:
                 partial.unlink(missing_ok=True)
 

@@ -118,9 +118,29 @@ def test_every_rollout_is_trained_or_dropped_once(groups: list[list[Trajectory]]
     assert samples.trained == len(samples.samples) - samples.splits
 
 
-@given(st.lists(st.builds(turn, st.lists(st.integers(0, 2)), st.lists(st.integers(0, 2), min_size=1)), min_size=1, max_size=5))
+some_ids = st.lists(st.integers(0, 2), min_size=1)
+
+
+@given(st.lists(st.builds(turn, some_ids, some_ids), min_size=1, max_size=5))
 def test_rows_hold_every_completion_token_in_order(turns: list[object]):
     samples = build_samples([with_rival(*turns)], centre)
     rows = [row for row in samples.samples if row.trajectory_id == "a"]
     learned = [token for row in rows for token, on in zip(row.token_ids, row.loss_mask, strict=True) if on]
     assert learned == [token for one in turns for token in one.completion_ids]
+
+
+@pytest.mark.parametrize("logprob", [-9999.0, 0.7, 1e30])
+def test_a_logprob_that_no_sampler_has_is_not_learned_from(logprob: float):
+    samples = build_samples([with_rival(turn([1], [2], logprob=logprob))], centre)
+    assert samples.dropped == {Dropped.IMPOSSIBLE_NUMBERS: 1}
+    assert samples.trained == 1
+
+
+def test_a_reward_beyond_what_can_be_learned_from_is_refused():
+    one = group("g", [scored("a", 1e300, [turn([1], [2])]), scored("b", 0.0, [turn([1], [3])])])
+    assert build_samples([one], centre).dropped == {Dropped.IMPOSSIBLE_NUMBERS: 2}
+
+
+def test_nothing_is_learned_of_the_first_token_of_a_row():
+    one = build_samples([with_rival(turn([], [2, 3]))], centre).samples[0]
+    assert (one.loss_mask, one.logprobs) == ((False, True), (0.0, -1.0))

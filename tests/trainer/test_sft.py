@@ -133,6 +133,16 @@ def test_a_loss_that_is_no_number_ends_the_run(renderer, tmp_path):
         train_sft(model, [[one_row(renderer)]], SftConfig(steps=1, threads=1))
 
 
+def test_a_gradient_that_is_no_number_ends_the_run_before_it_is_saved(renderer, tmp_path):
+    model, save = new_policy(tmp_path, renderer), SftSave(tmp_path / "run.pt", {}, every=1)
+    model.lm_head.weight.register_hook(lambda gradient: gradient * float("inf"))
+    before = weights(model)
+    with pytest.raises(TrainingError, match="step 1: the gradient's norm is"):
+        train_sft(model, [[one_row(renderer)]], SftConfig(steps=1, threads=1), save=save)
+    assert not save.path.exists()
+    assert all((value == before[name]).all() for name, value in weights(model).items())
+
+
 def test_a_full_disk_leaves_the_save_before(renderer, tmp_path):
     import resource
 

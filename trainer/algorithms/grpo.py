@@ -37,9 +37,10 @@ class GRPO(PolicyGradient):
     def surrogate(self, tokens: CompletionTokens) -> tuple[Tensor, Tensor]:
         """min(r A, clip(r) A), no less than `dual_clip` A where A < 0."""
         config, advantages = self.config, tokens.advantages
-        ratio = tokens.log_ratio.clamp(max=math.log(config.ratio_cap)).exp()
+        limit = math.log(config.ratio_cap)
+        ratio = tokens.log_ratio.clamp(max=limit).exp()
         plain = ratio * advantages
         clipped = ratio.clamp(1 - config.clip_low, 1 + config.clip_high) * advantages
         lower = torch.minimum(plain, clipped)
         surrogate = torch.where(advantages < 0, torch.maximum(lower, config.dual_clip * advantages), lower)
-        return surrogate, (surrogate != plain).detach()
+        return surrogate, ((surrogate != plain) | (tokens.log_ratio > limit)).detach()

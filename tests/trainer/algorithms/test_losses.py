@@ -167,6 +167,16 @@ def test_the_gradient_of_cispo_keeps_every_token():
     assert 0 < loss.sums["clipped"] < batch.tokens
 
 
+def test_a_token_beyond_the_cap_counts_as_clipped_whatever_its_sign():
+    batch = collate([random_sample(0, 5, 1.0), random_sample(1, 5, -1.0)])
+    new = torch.where(batch.loss_mask, batch.logprobs + 2.0, 0.0).requires_grad_()
+    algorithm = GRPO(GRPOConfig(ratio_cap=1.5, clip_high=9.0, dual_clip=9.0))
+    loss = algorithm.loss(Predictions(new, torch.zeros_like(new)), batch, batch.tokens)
+    (gradient,) = torch.autograd.grad(loss.value, new)
+    assert gradient.abs().max() == 0
+    assert loss.sums["clipped"] == batch.tokens
+
+
 @pytest.mark.parametrize(
     ("estimator", "formula"),
     [
