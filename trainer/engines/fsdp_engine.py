@@ -21,6 +21,7 @@ from torch.distributed.checkpoint.state_dict import StateDictOptions, get_model_
 from torch.distributed.checkpoint.state_dict_loader import load as load_parts
 from torch.distributed.checkpoint.state_dict_saver import save as save_parts
 from torch.distributed.fsdp import CPUOffloadPolicy, MixedPrecisionPolicy, OffloadPolicy, fully_shard
+from torch.distributed.rendezvous import rendezvous
 from torch.distributed.tensor import DTensor
 
 from core.errors import ConfigError, TrainingError, boundary
@@ -33,6 +34,7 @@ from trainer.weights import save_model
 
 SHARDS = "shards"
 END = "end"
+JOINED = "natgym-joined"
 LONGEST_WAIT = timedelta(days=7)
 FOLLOWED = ("forward_backward", "optim_step", "logprobs")
 
@@ -56,13 +58,9 @@ class FsdpEngine(TorchEngine):
         self._turn, self._closed = threading.Lock(), False
         if config.lora is not None or config.halve_when_out_of_memory:
             raise ConfigError("engine fsdp: lora and halve_when_out_of_memory are settings of the engine torch")
-        if not dist.is_initialized():
-            if not dist.is_torchelastic_launched():
-                raise ConfigError("engine fsdp: start it by torchrun --nproc-per-node N -m services.cli serve trainer ...")
-            with boundary(TrainingError, "torchrun"):
-                # between two steps the others wait for process 0, which may wait for groups for long
-                # what is offloaded is summed where it lies, by gloo
-                dist.init_process_group("cpu:gloo,cuda:nccl" if config.device == "cuda" else "gloo", timeout=LONGEST_WAIT)
+        self._joined = not dist.is_initialized()
+        if self._joined:
+            _join(config.device)
         self.rank, self._world = dist.get_rank(), dist.get_world_size()
         if config.processes not in (None, self._world):
             raise ConfigError(f"engine.processes = {config.processes}, and torchrun started {self._world}")
@@ -81,6 +79,7 @@ class FsdpEngine(TorchEngine):
                 getattr(kind, call[0])(self, *call[1])
             except TrainingError:
                 continue  # process 0 met the same and decides
+        self._leave()
 
     def close(self) -> None:
         """Let the others go, after what is being computed; on process 0. What is asked for later is refused."""
@@ -88,6 +87,7 @@ class FsdpEngine(TorchEngine):
             if not self._closed:
                 self._told((END, ()))
                 self._closed = True
+                self._leave()
 
     def forward_backward(self, batch: Batch, loss: LossFunction, tokens: int | None = None) -> Pass:
         """Add the gradient of that loss over the batch, each process its part."""
@@ -133,6 +133,16 @@ class FsdpEngine(TorchEngine):
         with self._turn:
             self._told(("_load_parts", (directory,)))
             self._load_parts(directory)
+
+    def _leave(self) -> None:
+        """End together with the others, and leave the group that this engine joined.
+
+        Threads of gloo give the tensors of the last calls back to Python, and abort the process if that is ending by
+        then. While this one waits for the others, they can.
+        """
+        dist.barrier()
+        if self._joined:
+            dist.destroy_process_group()
 
     def _told(self, call: tuple[str, tuple[object, ...]] | None) -> tuple[str, tuple]:  # pyright: ignore
         """Process 0 says a method and its arguments; the others hear it."""
@@ -227,6 +237,25 @@ class FsdpEngine(TorchEngine):
         numbers = torch.tensor(values, dtype=torch.float64, device=self._device)
         dist.all_reduce(numbers, how)
         return numbers.tolist()
+
+
+def _join(device: str) -> None:
+    """The group of all processes of torchrun. Raises ConfigError without torchrun, TrainingError."""
+    if not dist.is_torchelastic_launched():
+        raise ConfigError("engine fsdp: start it by torchrun --nproc-per-node N -m services.cli serve trainer ...")
+    with boundary(TrainingError, "torchrun"):
+        store, rank, world = next(rendezvous("env://"))
+        # torchrun's store outlives a group: who joins anew must not find addresses of before
+        number = (store.add(JOINED, 1) - 1) // world
+        # between two steps the others wait for process 0, which may wait for groups for long
+        # what is offloaded is summed where it lies, by gloo
+        dist.init_process_group(
+            "cpu:gloo,cuda:nccl" if device == "cuda" else "gloo",
+            store=dist.PrefixStore(f"{JOINED}-{number}", store),  # pyright: ignore
+            rank=rank,
+            world_size=world,
+            timeout=LONGEST_WAIT,
+        )
 
 
 def _silent(batch: Batch) -> Batch:
