@@ -36,6 +36,7 @@ COMMANDS = {
     "evaluate": Command("services.commands.evaluate", "score a policy on the held-out tasks"),
     "check": Command("services.commands.check", "run the gold answers through the reward"),
     "plan": Command("services.commands.plan", "turn a request in words into the plan of an agent"),
+    "build": Command("services.commands.build", "a NAT agent from a request in words: planned, built, tried on NAT"),
     "dataset": Command("services.commands.dataset", "make the specifications of an environment anew"),
     "parse": Command("services.commands.parse", "show what a tool-call parser sees in a completion"),
     "policy": Command("services.commands.policy", "make the policy that comes with the project anew"),
