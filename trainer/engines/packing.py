@@ -65,7 +65,7 @@ class _Rows:
     """Rows as far as something is asked of them, sorted, and how many tokens each has in common with the one before."""
 
     def __init__(self, token_ids: Tensor, loss_mask: Tensor, least_shared: int) -> None:
-        asked = (loss_mask * torch.arange(loss_mask.shape[1], device=loss_mask.device)).amax(dim=1)
+        asked = (loss_mask.cpu() * torch.arange(loss_mask.shape[1])).amax(dim=1)
         # what the model says after the last token that is asked for is asked by no one
         rows = [row[: max(1, end)] for row, end in zip(token_ids.cpu().numpy(), asked.tolist(), strict=True)]
         self.order = sorted(range(len(rows)), key=lambda index: rows[index].tolist())

@@ -276,8 +276,8 @@ class TorchEngine:
             ) from error
         self._micro_batch_tokens = max(longest, self._micro_batch_tokens // 2)
         log.warning("out_of_memory", micro_batch_tokens=self._micro_batch_tokens, setting="engine.micro_batch_tokens")
-        if self._device.type == "cuda":
-            torch.cuda.empty_cache()
+        if self._device.type != "cpu":
+            torch.get_device_module(self._device).empty_cache()
 
 
 def _recomputed_activations(model: PreTrainedModel) -> None:

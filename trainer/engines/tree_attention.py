@@ -58,7 +58,8 @@ def tree_attention(
         path = (*segment.above, number)
         pair = (torch.cat([parts[one] for one in path], dim=2) for parts in (keys, values))
         before = sum(segments[one].length for one in segment.above)
-        mask = torch.ones(segment.length, before + segment.length, dtype=torch.bool, device=query.device).tril(before)
+        places = torch.arange(before + segment.length, device=query.device)
+        mask = places <= places[before:, None]  # not tril, which not every device has for bool
         mixed.append(scaled_dot_product_attention(queries[number], *pair, attn_mask=mask, scale=scaling))
     return torch.cat(mixed, dim=2).transpose(1, 2), None
 

@@ -98,7 +98,8 @@ def record_on_cuda(step: Step) -> Step:
             step()
     torch.cuda.current_stream().wait_stream(stream)
     graph = torch.cuda.CUDAGraph()
-    with torch.cuda.graph(graph):
+    # the thread that trains goes on allocating meanwhile, which only a capture of this thread's own calls lets it
+    with torch.cuda.graph(graph, capture_error_mode="thread_local"):
         made = step()
 
     def replay() -> Tensor:
