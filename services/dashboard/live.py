@@ -2,6 +2,7 @@
 
 from typing import Self
 
+from rich.columns import Columns
 from rich.console import Console, Group, RenderableType
 from rich.live import Live
 from rich.panel import Panel
@@ -72,10 +73,9 @@ def _curves(progress: Progress) -> Table:
     return grid
 
 
-def _rates(progress: Progress) -> Table:
+def _rates(progress: Progress) -> Columns:
     last = progress.last
-    grid = Table.grid(padding=(0, 4), expand=False)
-    grid.add_row(
+    facts = (
         _fact("tokens/s", f"{progress.tokens_per_second:.0f}"),
         _fact("rollouts/s", f"{progress.rollouts_per_second:.2f}"),
         _fact("queue", f"{progress.queued}"),
@@ -84,7 +84,7 @@ def _rates(progress: Progress) -> Table:
         _fact("step", f"{step_seconds(last):.1f} s" if last else "-"),
         _fact("lost", f"{progress.lost}"),
     )
-    return grid
+    return Columns(facts, padding=(0, 4))  # in as many lines as a narrow terminal needs
 
 
 def _fact(name: str, value: str) -> Text:

@@ -1,6 +1,7 @@
 """What a run came to, as DIR/summary.json and as a table."""
 
 from collections.abc import Iterator, Mapping, Sequence
+from math import inf
 from statistics import fmean
 
 from core.types import Value
@@ -136,8 +137,10 @@ def account_line(summary: Summary) -> str:
 
 
 def _shown(name: str, figure: Figure) -> str:
-    scale, unit, digits = (1.0, "", 2) if name in ("turns", "reward") else (100.0, " %", 1)
+    scale, unit, digits, least, most = (1.0, "", 2, -inf, inf) if name in ("turns", "reward") else (100.0, " %", 1, 0.0, 1.0)
     text = f"{scale * figure.mean:.{digits}f}{unit}"
     if figure.low is None or figure.high is None:
         return text
-    return f"{text} [{scale * figure.low:.{digits}f}, {scale * figure.high:.{digits}f}]"
+    # the interval of a mean knows nothing of what a share can be
+    low, high = max(least, figure.low), min(most, figure.high)
+    return f"{text} [{scale * low:.{digits}f}, {scale * high:.{digits}f}]"

@@ -3,6 +3,7 @@
 import io
 from pathlib import Path
 
+import pytest
 from rich.console import Console
 
 from environments.intervals import Interval
@@ -30,11 +31,12 @@ def test_a_pipe_gets_one_line_a_step_and_one_a_phase():
     assert "reward 0.500   success 25.0 %" in lines[1]
 
 
-def test_the_panel_shows_what_the_issue_lists():
-    console = Console(file=io.StringIO(), width=120, force_terminal=False)
+@pytest.mark.parametrize("width", [80, 200])
+def test_the_panel_shows_what_the_issue_lists(width: int):
+    console = Console(file=io.StringIO(), width=width, force_terminal=False)
     console.print(panel(progress()))
     text = console.file.getvalue()  # type: ignore[attr-defined]
-    shown = ("training", "2/5", "mean reward", "success rate", "tokens/s", "rollouts/s", "queue 3", "staleness 0.5")
+    shown = ("training", "2/5", "mean reward", "success rate", "tokens/s", "rollouts/s", "queue 3", "staleness 0.5", "lost 0")
     assert [word for word in shown if word not in text] == []
 
 

@@ -139,6 +139,12 @@ def test_the_table_shows_before_and_after_side_by_side():
     assert lines[5].startswith("turns")
 
 
+def test_an_interval_of_a_share_ends_at_what_a_share_can_be():
+    lines = list(table_lines(summary().model_copy(update={"before": figures(report(0.05)), "after": figures(report(0.95))})))
+    assert "5.0 % [0.0, 15.0]" in lines[1]
+    assert "95.0 % [85.0, 100.0]" in lines[1]
+
+
 def test_there_is_no_table_without_evaluations():
     assert list(table_lines(summary().model_copy(update={"before": None}))) == []
 
