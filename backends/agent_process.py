@@ -8,8 +8,14 @@ from backends.base import ExecRefused, ExecResult, RunResult, SandboxError, Sess
 from backends.channel import Channel, Reply
 from core.types import JsonObject
 
-ANSWER_SECONDS = 20.0  # what an agent may take beyond the time of the command itself
+ANSWER_SECONDS = 20.0  # what an agent may take beyond the time of the command itself, and of moving bytes
+SLOWEST_BYTES_PER_SECOND = 1 << 20
 RECEIVE_BYTES = 1 << 16
+
+
+def answer_seconds(size: int) -> float:
+    """How long an answer may take where so many bytes go either way."""
+    return ANSWER_SECONDS + size / SLOWEST_BYTES_PER_SECOND
 
 
 def command_fields(argv: Sequence[str], cwd: str, env: Mapping[str, str] | None) -> JsonObject:
@@ -92,7 +98,7 @@ class AgentSession:
         fields: JsonObject = {"op": "run", **self._session, "timeout": timeout_seconds, "max_output": max_output}
         number, future = self._channel.post(fields, body, max_body=2 * max_output)
         try:
-            reply = await self._channel.reply(future, timeout_seconds + ANSWER_SECONDS)
+            reply = await self._channel.reply(future, timeout_seconds + answer_seconds(len(body) + 2 * max_output))
         except asyncio.CancelledError:
             cancel(self._channel, number)
             raise

@@ -10,7 +10,15 @@ from uuid import uuid4
 from pydantic import JsonValue
 
 from backends import transfers
-from backends.agent_process import ANSWER_SECONDS, AgentProcess, AgentSession, cancel, command_fields, exec_result
+from backends.agent_process import (
+    ANSWER_SECONDS,
+    AgentProcess,
+    AgentSession,
+    answer_seconds,
+    cancel,
+    command_fields,
+    exec_result,
+)
 from backends.agent_replies import Answer, ExecAnswer, SnapshotAnswer, UsageAnswer, checked
 from backends.base import (
     CapabilityError,
@@ -80,7 +88,7 @@ class AgentSandbox:
         fields = {**fields, **command_fields(argv, cwd, env)}
         number, future = self._channel.post(fields, stdin, max_body=2 * max_output)
         try:
-            reply = await self._channel.reply(future, timeout_seconds + ANSWER_SECONDS)
+            reply = await self._channel.reply(future, timeout_seconds + answer_seconds(len(stdin) + 2 * max_output))
         except asyncio.CancelledError:
             cancel(self._channel, number)
             raise
@@ -223,7 +231,7 @@ class AgentSandbox:
         checked(self._channel, Answer, await self._ask({"op": "restore_part", "last": last}, data))
 
     async def _ask(self, fields: JsonObject, body: bytes = b"", *, max_body: int = 0) -> Reply:
-        return await self._channel.request(fields, body, seconds=ANSWER_SECONDS, max_body=max_body)
+        return await self._channel.request(fields, body, seconds=answer_seconds(len(body) + max_body), max_body=max_body)
 
     async def _destroy(self) -> None:
         await self._channel.close()

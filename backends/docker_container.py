@@ -24,6 +24,7 @@ USER = 1000
 OPEN_FILES = 4096
 CPU_PERIOD_MICROSECONDS = 100_000
 MESSAGE_BYTES = 2000
+REMOVE_SECONDS = 30.0  # a busy daemon takes seconds
 NETWORKS = {Network.NONE: "none", Network.OPEN: "bridge"}
 """The daemon's own networks, which every daemon has."""
 STDOUT = 1  # of the two streams that the daemon mixes into one
@@ -139,7 +140,8 @@ class Container:
         return channel
 
     async def end(self, seconds: float) -> str:
-        """See Host.end: removed at once, with everything in it; there is nothing in it to wait for."""
+        """See Host.end: removed at once, with everything in it; there is nothing in it to wait for but the daemon."""
+        seconds = max(seconds, REMOVE_SECONDS)
         try:
             async with asyncio.timeout(seconds):
                 await remove(self.client, self.name)

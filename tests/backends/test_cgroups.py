@@ -1,5 +1,6 @@
 """Limits on a sandbox as a whole, on machines where control groups can be made."""
 
+import json
 import os
 import signal
 import subprocess
@@ -120,6 +121,21 @@ def test_a_delegated_group_of_the_second_version_is_used_without_root():
         for path in (group / cgroups.OWN, group):
             if path.exists():
                 path.rmdir()
+
+
+@pytest.mark.skipif(os.geteuid() != 0, reason="only root can hide the control groups")
+def test_the_doctor_says_how_to_get_control_groups_where_none_can_be_made():
+    hidden = ["unshare", "--mount", "--propagation", "private", "--"]
+    cover = ["sh", "-c", 'mount -t tmpfs none /sys/fs/cgroup && exec "$@"', "sh"]
+    doctor = [sys.executable, "-m", "services.cli", "doctor", "--json"]
+    done = subprocess.run(
+        [*hidden, *cover, *doctor], cwd=Path(__file__).parents[2], capture_output=True, text=True, timeout=300
+    )
+    (found,) = [finding["detail"] for finding in json.loads(done.stdout) if finding["what"] == "sandboxes"]
+    if "bubblewrap" not in found:
+        pytest.skip(found)
+    assert "tier namespaces" in found
+    assert "systemd-run --user --scope --property Delegate=yes natgym" in found
 
 
 def test_an_owner_is_gone_when_its_process_is():

@@ -1,6 +1,8 @@
 """A command against the agent that runs it: it can neither speak for it, nor silence it, nor take it along."""
 
-from backends.base import SessionKind
+import pytest
+
+from backends.base import ExecRefused, SessionKind
 from tests.backends.conformance.cases import Cases, Place
 
 case = Cases("control")
@@ -118,6 +120,26 @@ async def a_session_that_floods_its_status_pipe_is_ended(place: Place):
     found = await session.run("import os\nos.write(4, b'x' * 60000)\nimport time; time.sleep(60)", timeout_seconds=30)
     assert found.ended
     assert (await session.run("1 + 1", timeout_seconds=30)).stdout == b"2\n"
+
+
+@case()
+async def a_session_can_lie_about_its_status_and_breaks_nothing(place: Place):
+    session = await place.sandbox.session(kind=SessionKind.PYTHON)
+    for status in ("b'99999'", "b'9' * 5000", "b'-1'", "b''"):
+        found = await session.run(f"import os\n_ = os.write(4, {status} + b'\\0/nowhere\\0')", timeout_seconds=30)
+        assert (found.exit_code, found.ended) == (1, False)
+        await session.restart()  # its own answer still waits in the pipe
+    assert (await place.sh("echo alive")).stdout == b"alive\n"
+
+
+@case()
+async def more_words_than_an_agent_takes_are_refused(place: Place):
+    with pytest.raises(ExecRefused):
+        await place.sh(f": {'x' * (5 << 20)}")
+    session = await place.sandbox.session()
+    with pytest.raises(ExecRefused):
+        await session.run("echo '\ud800'", timeout_seconds=30)
+    assert (await place.sh("echo alive")).stdout == b"alive\n"
 
 
 @case()

@@ -2,12 +2,13 @@
 
 import asyncio
 import os
+from hashlib import sha256
 from pathlib import Path
 from tempfile import TemporaryDirectory
 
 import pytest
 
-from backends.base import PathProblem, SandboxPathError
+from backends.base import Limit, PathProblem, SandboxPathError, SandboxSpec
 from tests.backends.conformance.cases import Cases, Place
 
 case = Cases("files")
@@ -23,6 +24,30 @@ TRAPS = {
     "a socket": ("python3 -c \"import socket; socket.socket(socket.AF_UNIX).bind('trap')\"", "trap"),
     "a link up": ("ln -s .. trap", "trap/workspace/../../etc/passwd"),
 }
+
+
+@case(Limit.DISK, Limit.MEMORY, spec=SandboxSpec(disk_mib=128))  # in memory here: a busy disk or line takes a while for them
+async def a_hundred_megabytes_go_there_and_back(place: Place):
+    data = os.urandom(1 << 20) * 100
+    await place.sandbox.write("large", data)
+    assert (await place.text("sha256sum <large")).split()[0] == sha256(data).hexdigest()
+    back = await place.sandbox.read("large", max_bytes=len(data))
+    assert sha256(back).hexdigest() == sha256(data).hexdigest()
+    with pytest.raises(SandboxPathError):
+        await place.sandbox.read("large", max_bytes=len(data) - 1)
+
+
+HALVES = ("a\ud800", "a\ud800/b", "/workspace/\udfff")
+
+
+@case()
+async def half_a_character_in_a_path_is_refused(place: Place):
+    for path in HALVES:
+        for attempt in (place.sandbox.read(path), place.sandbox.write(path, b""), place.sandbox.upload({path: b""})):
+            with pytest.raises(SandboxPathError) as refused:
+                await attempt
+            assert str(refused.value).isascii()
+    assert await place.sandbox.alive()
 
 
 NOT_FILES = ("/dev/zero", "/dev/ptmx", "/proc/self/fd/1", "/proc/kmsg", "/dev/shm", "/proc/1/root/etc/passwd")

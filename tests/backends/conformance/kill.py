@@ -67,6 +67,28 @@ async def a_program_that_forks_for_ever_is_gone(place: Place):
     assert processes_with(mark) == []
 
 
+WAITING = """
+import ctypes, os, sys, time
+CLONE_VFORK, SIGCHLD = 0x4000, 17
+clone = {"x86_64": 56, "aarch64": 220}[os.uname().machine]
+if ctypes.CDLL(None).syscall(clone, CLONE_VFORK | SIGCHLD, 0, 0, 0, 0):
+    os._exit(1)
+with open(f"/proc/{os.getppid()}/stat") as file:
+    print(file.read().rpartition(")")[2].split()[0], flush=True)
+time.sleep(float(sys.argv[1]))
+"""
+
+
+@case()
+async def a_process_that_takes_no_signal_ends_with_what_it_waits_for(place: Place):
+    """One that waits as for a disk. What nothing could end takes a disk that does not answer, which no command can make."""
+    _, mark = sleeper()
+    await place.sandbox.write("waiting.py", WAITING.encode())
+    found = await place.sh(f"python3 -S waiting.py {mark}; :", timeout_seconds=2)
+    assert (found.timed_out, found.stdout) == (True, b"D\n")
+    assert processes_with(mark) == []
+
+
 @case()
 async def what_a_command_leaves_behind_ends_with_it(place: Place):
     command, mark = sleeper()
