@@ -11,15 +11,17 @@ from core.errors import ConfigError, UserError
 
 
 def write_whole(path: Path, text: str) -> None:
-    """Write a text file and make its folder; a reader, and a full disk, find the old text or the new one.
+    """Write a text file and make its folder; a reader, a full disk and a power cut find the old text or the new one.
 
     Raises OSError; what was written by then is deleted.
     """
-    path.parent.mkdir(parents=True, exist_ok=True)
+    make_folder(path.parent)
     partial = path.with_name(f"{path.name}.partial")
     try:
         partial.write_text(text, encoding="utf-8")
+        flush(partial)
         partial.replace(path)
+        flush(path.parent)
     except OSError:
         partial.unlink(missing_ok=True)
         raise
@@ -32,6 +34,14 @@ def flush(path: Path) -> None:
         os.fsync(descriptor)
     finally:
         os.close(descriptor)
+
+
+def make_folder(path: Path) -> None:
+    """Make a folder, and those above it, on the disk. Raises OSError."""
+    if not path.is_dir():
+        make_folder(path.parent)
+        path.mkdir(exist_ok=True)
+        flush(path.parent)
 
 
 def hold(file: FileIO, path: Path) -> None:

@@ -16,7 +16,7 @@ from typing import Self
 from pydantic import BaseModel
 
 from core.errors import BadData, ConfigError
-from core.files import append_whole, hold, resumable, write_whole
+from core.files import append_whole, flush, hold, make_folder, resumable, write_whole
 from core.types import JsonObject, Task, Trajectory, Value
 from environments.evaluation import EvaluationConfig, EvaluationReport, succeeded
 from environments.intervals import Interval, Z, mean_interval
@@ -47,7 +47,7 @@ class EvaluationRun:
         self.known: dict[str, Trajectory] = {}
 
     def __enter__(self) -> Self:
-        self.folder.mkdir(parents=True, exist_ok=True)
+        make_folder(self.folder)
         told, samples = self.folder / "run.json", self.folder / "samples.jsonl"
         found = _told_in(told)
         if found is None and any(self.folder.iterdir()):
@@ -57,6 +57,7 @@ class EvaluationRun:
         write_whole(told, json.dumps(self._told) + "\n")
         with ExitStack() as opened:
             self._samples = opened.enter_context(FileIO(samples, "a"))
+            flush(self.folder)  # the name of the file
             hold(self._samples, self.folder)
             self.known, whole = read_samples(samples)
             self._samples.truncate(whole)

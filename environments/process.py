@@ -18,7 +18,7 @@ from typing import Self, TypeVar
 from pydantic import Field
 
 from core.errors import BadData, ConfigError, UserError
-from core.files import append_whole, hold, resumable
+from core.files import append_whole, flush, hold, make_folder, resumable
 from core.types import JsonObject, ScoredGroup, Value
 from environments.base import Split
 from environments.data_formats import DataFormat, rows_of
@@ -118,13 +118,14 @@ class RowFile:
 
     def __enter__(self) -> Self:
         try:
-            self.path.parent.mkdir(parents=True, exist_ok=True)
+            make_folder(self.path.parent)
             self.path.open("a").close()
         except OSError as error:
             raise UserError(f"{self.path}: {error.strerror or error}") from error
         with ExitStack() as opened, resumable(self.path):
             self._rows = opened.enter_context(FileIO(self.path, "a+"))
             self._progress = opened.enter_context(FileIO(f"{self.path}.progress", "a+"))
+            flush(self.path.parent)  # the names of both
             hold(self._progress, self.path)
             self._resume()
             self._opened = opened.pop_all()

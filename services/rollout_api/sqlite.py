@@ -13,6 +13,7 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 
 from core.errors import ConfigError
+from core.files import make_folder
 from core.logs import get_logger
 from services.rollout_api.base import Event
 from services.rollout_api.database import Database
@@ -51,7 +52,7 @@ class SqliteFile:
         self._reusable_bytes: Callable[[], int] = lambda: 0
         self._good_until = 0.0
         try:
-            path.parent.mkdir(parents=True, exist_ok=True)
+            make_folder(path.parent)
             self._lock = path.with_name(path.name + ".lock").open("w")
         except OSError as error:
             raise ConfigError(f"database {path}: {error}") from error
