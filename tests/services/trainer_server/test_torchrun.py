@@ -37,8 +37,11 @@ async def test_two_processes_take_groups_and_learn_from_them(random_policy: Path
                     assert process.poll() is None, process.communicate()[1][-3000:]
                     await asyncio.sleep(0.2)
                     run = (await client.status()).run
-        os.kill(process.pid, signal.SIGTERM)
+        # torchrun calls a run that it was told to end a failure, so its processes are told, as a service manager tells a group
+        for worker in Path(f"/proc/{process.pid}/task/{process.pid}/children").read_text().split():
+            os.kill(int(worker), signal.SIGTERM)
         _, told = await asyncio.to_thread(process.communicate, timeout=100)
+    assert process.returncode == 0, told[-3000:]
     assert [record.rollouts_trained for record in read_metrics(tmp_path / "run" / "metrics.jsonl")] == [4, 4], told[-3000:]
     assert "follows rank=1" in told
 
