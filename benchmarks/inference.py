@@ -1,6 +1,6 @@
 """Tokens per second of the endpoint, and how soon new weights are sampled from.
 
-    python -m benchmarks.inference [--skyrl] [--repeats N] [--only ROWS] [--device cuda] [--json] [--record]
+    python -m benchmarks.inference [--skyrl] [--repeats N] [--only ROWS] [--json] [--record]
 
 A random Qwen3 of 5.8 million parameters, 32 prompts of 64 tokens, 128 new tokens each, ids and logprobs returned over
 HTTP by /generate. The peer is `generate` of transformers in its own process, which returns neither logprobs nor takes a
@@ -16,8 +16,7 @@ same model with a LoRA adapter of rank 8, as it cannot be without one, asked by 
 optimisations, it has compiled before. Both servers may use two cores. Its publication is timed with nothing else in
 flight there, which is the faster for it: it samples batch by batch, and a publication waits for the one in progress.
 
-With `--device cuda` a model of 0.5 billion parameters at 1, 32 and 256 completions against transformers' continuous
-batching. `--record` writes benchmarks/results/inference.json.
+`--record` writes benchmarks/results/inference.json; benchmarks/gpu.py measures a GPU.
 """
 
 import argparse
@@ -150,25 +149,8 @@ def busy_rows(model: Path, repeats: int) -> dict[str, dict]:
     return {"busy cores, 8 at once, 2 threads asked for": row(walls[False], walls[True], BAR_BUSY, "tokens / s")}
 
 
-def gpu_rows(model: Path, repeats: int, device: str) -> dict[str, dict]:
-    """Tokens per second of wall by how many complete at once, beside transformers' continuous batching."""
-    rows: dict[str, dict] = {}
-    for batch in (1, 32, 256):
-        options = {"model": model, "batch": batch, "device": device, "dtype": "bfloat16"}
-        with part("serve", **options) as server:
-            took = [asyncio.run(over_http(server, batch, seed)) for seed in range(repeats + 1)][1:]
-        with part("continuous", **options) as peer:
-            told = [peer.round() for _ in range(repeats)]
-        ours, theirs = [one.tokens / one.wall for one in took], [one["tokens"] / one["wall"] for one in told]
-        rows[f"0.5B bfloat16 on {device}, {batch} at once"] = row(ours, theirs, None, "tokens / s")
-    return rows
-
-
 def measured(arguments: argparse.Namespace, folder: Path) -> Iterator[dict[str, dict]]:
     """The rows that were asked for, as they are ready."""
-    if arguments.device != "cpu":
-        yield gpu_rows(write_model(folder, "0.5B"), arguments.repeats, arguments.device)
-        return
     known = {"rollout": rollout_rows, "publish": publish_rows, "busy": busy_rows, "skyrl": skyrl_rows}
     model = write_model(folder, "6M")
     for name in arguments.only or [name for name in known if name != "skyrl" or arguments.skyrl]:
@@ -188,7 +170,6 @@ def show(rows: dict[str, dict]) -> None:
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--repeats", type=int, default=5)
-    parser.add_argument("--device", default="cpu")
     parser.add_argument("--only", nargs="+", choices=["rollout", "publish", "busy", "skyrl"], help="these rows of the CPU's")
     parser.add_argument("--skyrl", action="store_true", help="the rows beside skyrl too: make tinker-server")
     parser.add_argument("--json", action="store_true", help="end with one line of JSON")

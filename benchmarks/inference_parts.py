@@ -134,9 +134,12 @@ async def _publish(arguments: argparse.Namespace) -> None:
     from trainer.engines.torch_engine import TorchEngine, TorchEngineConfig
     from trainer.inference.base import GenerationRequest, SamplingParams
     from trainer.inference.local_engine import LocalEngine, LocalEngineConfig
+    from trainer.weights import WeightFormat
 
-    learner = TorchEngine(arguments.model, TorchEngineConfig())
-    engine = LocalEngine.load(arguments.model, LocalEngineConfig(max_batch=arguments.batch))
+    device, number_format = arguments.device, WeightFormat(arguments.dtype)
+    learner = TorchEngine(arguments.model, TorchEngineConfig(device=device))
+    config = LocalEngineConfig(max_batch=arguments.batch, device=device, dtype=number_format)
+    engine = LocalEngine.load(arguments.model, config)
     say(ready=True)
     chance, version = random.Random(0), 0
     while await asyncio.to_thread(sys.stdin.readline):
