@@ -5,10 +5,10 @@ processes gathers one tensor at a time.
 """
 
 import asyncio
-from collections.abc import AsyncIterator, Callable, Generator, Sequence
-from contextlib import closing
+from collections.abc import AsyncGenerator, Callable, Generator, Sequence
+from contextlib import aclosing, closing
 from enum import StrEnum
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, TypeVar
 
 from pydantic import Field
 
@@ -25,6 +25,7 @@ if TYPE_CHECKING:
     from trainer.inference.external_group import WeightGroup
 
 log = get_logger("weight_network")
+T = TypeVar("T")
 
 
 class Collectives(StrEnum):
@@ -91,7 +92,7 @@ class NetworkHandOver:
             )
             for index, one in enumerate(replicas)
         ]
-        await on_all([*joins, asyncio.to_thread(_within, "the servers' workers", group.meet)])
+        await on_all([*joins, _in_thread(_within, "the servers' workers", group.meet)])
         self._group, self._members = group, replicas
         log.info("weight_group_met", address=f"{group.address}:{group.port}", backend=group.backend, ranks=group.world)
         return group
@@ -107,21 +108,23 @@ class NetworkHandOver:
             return WeightGroup(config.address or address_towards(url), backend, world, config.part_seconds)
 
     async def _send(self, group: "WeightGroup", replicas: Sequence[Replica], source: TensorSource, version: int) -> None:
-        async for names, tensors in self._loads(group, source):
-            shapes = tuple(tuple(tensor.shape) for tensor in tensors)
-            part = Part(group.name, names, tuple(str(tensor.dtype).removeprefix("torch.") for tensor in tensors), shapes)
-            receiving = [self._dialect.receive(one.command, part, version) for one in replicas]
-            sending = asyncio.to_thread(_within, "a broadcast of weights", group.broadcast, tensors)
-            await on_all([*receiving, sending])
+        async with aclosing(self._loads(group, source)) as loads:
+            async for names, tensors in loads:
+                shapes = tuple(tuple(tensor.shape) for tensor in tensors)
+                part = Part(group.name, names, tuple(str(tensor.dtype).removeprefix("torch.") for tensor in tensors), shapes)
+                receiving = [self._dialect.receive(one.command, part, version) for one in replicas]
+                await on_all([*receiving, _in_thread(_within, "a broadcast of weights", group.broadcast, tensors)])
 
-    async def _loads(self, group: "WeightGroup", source: TensorSource) -> AsyncIterator[tuple[tuple[str, ...], "list[Tensor]"]]:
+    async def _loads(
+        self, group: "WeightGroup", source: TensorSource
+    ) -> AsyncGenerator[tuple[tuple[str, ...], "list[Tensor]"], None]:
         """Names and tensors of a part, each gathered when the one before it has been received."""
         gathered = self._gathered(group, source)
         try:
-            while (load := await asyncio.to_thread(next, gathered, None)) is not None:
+            while (load := await _in_thread(lambda: next(gathered, None))) is not None:
                 yield load
         finally:
-            await asyncio.to_thread(gathered.close)  # processes that gather together end together
+            await _in_thread(gathered.close)  # processes that gather together end together
 
     def _gathered(
         self, group: "WeightGroup", source: TensorSource
@@ -138,6 +141,16 @@ class NetworkHandOver:
                     names, tensors, size = [], [], 0
             if names:
                 yield tuple(names), tensors
+
+
+async def _in_thread(call: Callable[..., T], *arguments: object) -> T:
+    """What it gives. Who is cancelled waits for its end: what it works on is not for two threads."""
+    work = asyncio.ensure_future(asyncio.to_thread(call, *arguments))
+    try:
+        return await asyncio.shield(work)
+    except asyncio.CancelledError:
+        await asyncio.wait([work])
+        raise
 
 
 def _within(what: str, call: Callable[..., None], *arguments: object) -> None:

@@ -105,9 +105,9 @@ class SGLangDialect:
     async def workers(self, command: Command) -> int:
         """See NetworkDialect."""
         told = await command("/server_info", None)
-        tensor, data = told.get("tp_size"), told.get("dp_size")
-        if not isinstance(tensor, int) or data != 1:
-            raise TrainingError(f"/server_info says tp_size = {tensor}, dp_size = {data}: weights come over the network to one")
+        tensor, others = told.get("tp_size"), {name: told.get(name, 1) for name in ("dp_size", "pp_size")}
+        if not isinstance(tensor, int) or set(others.values()) != {1}:
+            raise TrainingError(f"/server_info says tp_size = {tensor}, {others}: only tensor parallel workers can join")
         return tensor
 
     async def join(self, command: Command, meeting: Meeting) -> None:

@@ -13,14 +13,18 @@ from tests.trainer.inference.serving import merged_by_peft, two_of
 from tests.trainer.inference.sglang_stand_in import SGLangServer
 from tests.trainer.inference.tiny import Reference, some_tokens
 from tests.trainer.inference.vllm_stand_in import VllmServer
+from tests.trainer.test_loop import ListSource
 from tests.trainer.toy import random_samples
 from trainer.algorithms.base import AdamParams
 from trainer.algorithms.grpo import GRPO
 from trainer.batch import collate
+from trainer.checkpoints import CheckpointStore
 from trainer.engines.lora import LoraSettings
 from trainer.engines.torch_engine import TorchEngine, TorchEngineConfig
 from trainer.inference.base import GenerationRequest, SamplingParams, UnusableRequest
 from trainer.inference.external import ExternalConfig, ExternalEngine, ServerKind
+from trainer.learner import Learner
+from trainer.loop import LoopConfig, TrainLoop
 
 PROMPT = some_tokens(20)
 Server = SGLangServer | VllmServer
@@ -90,6 +94,14 @@ async def test_what_samples_is_the_adapter_and_no_server_stops_for_it(
         assert list(made.logprobs) == pytest.approx(logprobs_of(trained, reference, made.token_ids), abs=1e-5)
     assert before.policy_version == 0
     assert list(before.logprobs) == pytest.approx(reference.logprobs(PROMPT, before.token_ids).tolist(), abs=1e-5)
+
+
+async def test_the_loop_publishes_the_adapter_of_its_engine(
+    external: ExternalEngine, servers: list[Server], trained: TorchEngine, tmp_path: Path
+):
+    learner, checkpoints = Learner(trained, GRPO()), CheckpointStore(tmp_path / "checkpoints")
+    await TrainLoop(LoopConfig(max_steps=0), learner, checkpoints).run(ListSource(), external)
+    assert [one.commands for one in servers] == [["load"]] * 2
 
 
 async def test_a_request_ends_on_the_adapter_that_it_named_which_goes_only_then(

@@ -4,7 +4,8 @@ import asyncio
 import os
 import subprocess
 import sys
-from collections.abc import AsyncIterator, Iterator
+import threading
+from collections.abc import AsyncIterator, Generator, Iterator
 from pathlib import Path
 
 import httpx
@@ -21,7 +22,7 @@ from trainer.inference.base import GenerationRequest, SamplingParams
 from trainer.inference.external import ExternalConfig, ExternalEngine, ServerKind, Way
 from trainer.inference.external_group import address_towards
 from trainer.inference.external_network import Collectives, NetworkConfig
-from trainer.weights import WeightFormat
+from trainer.weights import GivenWeights, WeightFormat
 
 PROMPT = some_tokens(20)
 ROOT = Path(__file__).parents[3]
@@ -107,6 +108,41 @@ async def test_weights_that_a_server_does_not_know_are_refused_by_name_and_it_go
     made = await external.generate(ask(1))
     assert made.policy_version == 6
     assert list(made.logprobs) == pytest.approx(reference.logprobs(PROMPT, made.token_ids).tolist(), abs=1e-5)
+
+
+class SlowWeights(GivenWeights):
+    """Fulfils TensorSource; waits before the last tensor, and can tell whether it was closed."""
+
+    def __init__(self, weights: dict[str, Tensor]) -> None:
+        super().__init__(weights)
+        self.asked, self.may_go_on, self.ended = threading.Event(), threading.Event(), False
+
+    def each_weight(self) -> Generator[tuple[str, Tensor], None, None]:
+        *first, last = super().each_weight()
+        try:
+            yield from first
+            self.asked.set()
+            self.may_go_on.wait(60)
+            yield last
+        finally:
+            self.ended = True
+
+
+async def test_a_publication_that_is_cancelled_leaves_source_and_servers_in_order(
+    external: ExternalEngine, urls: tuple[str, ...], model_dir: Path
+):
+    weights = load_file(model_dir / "model.safetensors")
+    source = SlowWeights(weights)
+    publishing = asyncio.create_task(external.publish_from(source, 9))
+    assert await asyncio.to_thread(source.asked.wait, 60)
+    publishing.cancel()
+    asyncio.get_running_loop().call_later(0.05, source.may_go_on.set)
+    with pytest.raises(asyncio.CancelledError):
+        await publishing
+    assert source.ended
+    assert len((await external.generate(ask(2))).token_ids) == 6
+    await external.publish(weights, 10)
+    assert (await external.generate(ask(2))).policy_version == 10
 
 
 async def test_a_server_that_is_gone_is_named(urls: tuple[str, ...], model_dir: Path, tmp_path: Path):
