@@ -37,7 +37,8 @@ def add_adapters(model: PreTrainedModel, settings: LoraSettings, seed: int = 0) 
     except ModuleNotFoundError as error:
         raise MissingRuntime("LoRA needs peft: pip install 'natgym[lora]'") from error
     config = LoraConfig(r=settings.rank, lora_alpha=settings.alpha, target_modules=list(settings.targets), lora_dropout=0.0)
-    with torch.random.fork_rng(), boundary(TrainingError, "LoRA"):
+    devices = [model.device] if model.device.type == "cuda" else []
+    with torch.random.fork_rng(devices), boundary(TrainingError, "LoRA"):
         torch.manual_seed(seed)
         inject_adapter_in_model(config, model)
     for name, parameter in model.named_parameters():

@@ -172,7 +172,7 @@ class TorchEngine:
             "optimiser": self._optimiser.state_dict(),
             "adapters": adapter_state(self._model) if self._config.lora is not None else {},
             "torch_rng": torch.get_rng_state(),
-            "cuda_rng": torch.cuda.get_rng_state_all() if self._device.type == "cuda" else [],
+            "cuda_rng": [torch.cuda.get_rng_state(self._device)] if self._device.type == "cuda" else [],
             "python_rng": random.getstate(),
         }
         with boundary(TrainingError, f"checkpoint {directory}"):
@@ -187,7 +187,8 @@ class TorchEngine:
             self._optimiser.load_state_dict(state["optimiser"])
             torch.set_rng_state(state["torch_rng"])
             if self._device.type == "cuda":
-                torch.cuda.set_rng_state_all(state["cuda_rng"])
+                for random_state in state["cuda_rng"]:  # none, where it was written without a GPU
+                    torch.cuda.set_rng_state(random_state, self._device)
             version, words, gauss = state["python_rng"]
             random.setstate((version, tuple(words), gauss))
 
