@@ -10,6 +10,7 @@ from uuid import uuid4
 from pydantic import JsonValue
 
 from backends import transfers
+from backends.agent.frames import MAX_NAMES_BYTES
 from backends.agent_process import (
     ANSWER_SECONDS,
     AgentProcess,
@@ -208,7 +209,7 @@ class AgentSandbox:
         return self._oom_kills > before
 
     async def _list(self, path: str, max_files: int) -> tuple[str, ...]:
-        reply = await self._ask({"op": "files", "path": path, "max_files": max_files}, max_body=transfers.NAMES_BYTES)
+        reply = await self._ask({"op": "files", "path": path, "max_files": max_files}, max_body=MAX_NAMES_BYTES)
         checked(self._channel, Answer, reply, path)
         names = transfers.names_in(reply.body, max_files)
         if names is None:

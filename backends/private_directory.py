@@ -5,6 +5,7 @@ import os
 import shutil
 import tempfile
 from collections.abc import Callable
+from contextlib import suppress
 from pathlib import Path
 from typing import NamedTuple
 
@@ -34,6 +35,15 @@ class Place(NamedTuple):
         for path in (self.directory, *self.writable) if user is not None else ():
             os.chown(path, user or 0, user or 0)
 
+    def remove(self) -> None:
+        """Remove all of it, also what a command has closed to everybody."""
+        for parent, names, _ in os.walk(self.directory):
+            for path in (Path(parent, name) for name in names):
+                if not path.is_symlink():
+                    with suppress(OSError):
+                        path.chmod(0o700)
+        shutil.rmtree(self.directory, ignore_errors=True)
+
 
 class PrivateDirectory:
     """Starts agents under `python`, as `user` where one is given, behind the walls that `walls` describes to the agent."""
@@ -47,13 +57,13 @@ class PrivateDirectory:
         place = Place(Path(tempfile.mkdtemp(prefix="natgym-")))
 
         async def free(sandbox: AgentSandbox) -> None:
-            await asyncio.to_thread(shutil.rmtree, place.directory, ignore_errors=True)
+            await asyncio.to_thread(place.remove)
             await hooks.free(sandbox)
 
         try:
             return await self._start(spec, place, hooks._replace(free=free))
         except BaseException:
-            shutil.rmtree(place.directory, ignore_errors=True)
+            place.remove()
             raise
 
     async def _start(self, spec: SandboxSpec, place: Place, hooks: Hooks) -> AgentSandbox:

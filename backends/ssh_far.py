@@ -136,7 +136,8 @@ def _labelled(pid: str) -> tuple[str, str, str, float] | None:
         return None
     if OWNER not in environ or int(pid) == os.getpid():
         return None
-    return pid, _started(pid), environ[OWNER], time.time() - float(environ.get(CREATED, 0))
+    created = environ.get(CREATED, "")  # a command can write anything there
+    return pid, _started(pid), environ[OWNER], time.time() - (int(created) if created.isdecimal() else 0)
 
 
 def _started(pid: str) -> str:

@@ -10,7 +10,6 @@ from backends.agent_replies import SnapshotAnswer
 from backends.base import PathProblem, SandboxPathError
 from core.errors import ConfigError
 
-NAMES_BYTES = 1 << 24
 BATCH_BYTES = 1 << 23
 BATCH_FILES = 500
 

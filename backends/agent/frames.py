@@ -19,6 +19,8 @@ if TYPE_CHECKING:
 LENGTHS = Struct(">II")
 MAX_REQUEST_HEADER = 1 << 22
 MAX_REQUEST_BODY = 1 << 28
+MAX_NAMES_BYTES = 1 << 24
+"""Of a list of files."""
 
 
 class BrokenFrame(Exception):

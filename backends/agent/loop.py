@@ -103,7 +103,8 @@ class Loop:
     def refuse(self, request: int, refusal: Refused) -> None:
         """Answer that a request cannot be carried out."""
         problem = {"problem": refusal.problem} if refusal.kind == "path" else {}
-        self.reply(request, {"error": refusal.kind, "message": str(refusal)[:2000], **problem})
+        message = str(refusal)[:2000].encode("utf-8", "backslashreplace").decode()  # a path may hold half a character
+        self.reply(request, {"error": refusal.kind, "message": message, **problem})
 
     def employ(self, job: Running, command: Command, streams: Sequence[int]) -> None:
         """Have a nanny run the job's command with these streams. Raises OSError when no process can be made."""

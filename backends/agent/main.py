@@ -9,7 +9,7 @@ from _signal import SIG_IGN, SIGINT, signal  # pyright: ignore[reportMissingImpo
 
 from backends.agent.copies import Archive
 from backends.agent.files import list_files, read_file, write_file
-from backends.agent.frames import BrokenFrame, take_request
+from backends.agent.frames import MAX_NAMES_BYTES, BrokenFrame, take_request
 from backends.agent.jobs import ExecJob, SpawnJob
 from backends.agent.loop import Loop, Refused
 from backends.agent.processes import ALL_FDS, MAX_STREAMS, OFFERED, Offered, Setup, guard_self
@@ -135,8 +135,10 @@ class Agent:
         self.loop.reply(request["id"], {})
 
     def _files(self, request: dict, body: bytes) -> None:
-        paths = "\0".join(list_files(self._setup, request["path"], request["max_files"]))
-        self.loop.reply(request["id"], {}, paths.encode())
+        names = "\0".join(list_files(self._setup, request["path"], request["max_files"])).encode()
+        if len(names) > MAX_NAMES_BYTES:
+            raise Refused("path", f"the names of its files take {len(names)} bytes, more than {MAX_NAMES_BYTES}", "too_large")
+        self.loop.reply(request["id"], {}, names)
 
     def _snapshot(self, request: dict, body: bytes) -> None:
         archive = Archive()

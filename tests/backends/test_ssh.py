@@ -20,6 +20,7 @@ from tests.backends.sshd import Sshd, sessions_of, sshd
 pytest.importorskip("asyncssh", reason="the package 'asyncssh' is not installed")
 
 from backends.ssh import SshBackend
+from backends.ssh_far import CREATED, OWNER, find
 from backends.ssh_remote import SshConfig
 
 SPEC = SandboxSpec()
@@ -191,6 +192,18 @@ async def test_a_silent_host_is_lost_after_its_keepalives(server: Sshd):
         finally:
             for pid in silent:
                 os.kill(pid, signal.SIGCONT)
+
+
+async def test_a_command_that_poses_as_a_sandbox_hides_none():
+    posing = {OWNER: "somebody", CREATED: "never"}
+    command = await asyncio.create_subprocess_exec("sleep", "4000", env={"PATH": os.environ["PATH"], **posing})
+    try:
+        async with asyncio.timeout(60):  # until it is the program that has this environment
+            while str(command.pid) not in [pid for pid, *_ in find({})["found"]]:
+                await asyncio.sleep(0.01)
+    finally:
+        command.kill()
+        await command.wait()
 
 
 async def test_what_a_killed_process_left_there_is_reaped_by_its_label(server: Sshd):

@@ -43,7 +43,7 @@ HALVES = ("a\ud800", "a\ud800/b", "/workspace/\udfff")
 @case()
 async def half_a_character_in_a_path_is_refused(place: Place):
     for path in HALVES:
-        for attempt in (place.sandbox.read(path), place.sandbox.write(path, b""), place.sandbox.upload({path: b""})):
+        for attempt in (place.sandbox.read(path), place.sandbox.write(path, b""), place.sandbox.upload({path: b"", "b": b""})):
             with pytest.raises(SandboxPathError) as refused:
                 await attempt
             assert str(refused.value).isascii()
