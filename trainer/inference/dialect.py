@@ -11,6 +11,12 @@ Command = Callable[[str, JsonObject | None], Awaitable[JsonObject]]
 """POST a body to a path of one server, GET it without a body, and give what it answers. Raises TrainingError."""
 
 
+def numbered(label: str | int | None, version: int) -> int:
+    """The version that a server's label says; that one for any label of its own, of the weights that it started with."""
+    text = str(label)
+    return int(text) if text.isdigit() else version
+
+
 class Dialect(Protocol):
     """One kind of server."""
 
@@ -27,7 +33,7 @@ class Dialect(Protocol):
         ...
 
     def generation(self, answer: bytes, version: int) -> Generation:
-        """The completion of an answer; `version` where the server does not know it. Raises ValueError for anything else."""
+        """The completion of an answer; `version` for the weights of the server's start. Raises ValueError for anything else."""
         ...
 
     async def swap(self, command: Command, folder: Path, version: int) -> None:

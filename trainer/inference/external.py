@@ -101,6 +101,7 @@ class ExternalEngine:
             SGLangDialect() if config.kind is ServerKind.SGLANG else VllmDialect(processed=config.processed_logprobs)
         )
         self._version, self._clock = version, clock or SystemClock()
+        self._first = version  # also of what a server that started anew samples until weights come again
         self._hand_over = _hand_over(config, self._dialect, model_dir, adapters=adapters)
         self._replicas = [Replica(url, version, config.request_seconds) for url in config.urls]
         self._requests = self._failed = self._generated = self._publishes = 0
@@ -197,7 +198,7 @@ class ExternalEngine:
 
     async def _ask(self, replica: Replica, request: GenerationRequest, max_tokens: int) -> Generation | None:
         """None where the server is full. Raises UnusableRequest, PolicyError, TrainingError, httpx.TransportError."""
-        version, restores = self._version, replica.restores
+        restores = replica.restores
         adapter, answer = await self._answer(replica, request, max_tokens)
         if _refused(answer):
             await self._hand_over.restore(replica)
@@ -208,7 +209,7 @@ class ExternalEngine:
         if _refused(answer):
             raise UnusableRequest(f"{replica.url} refused the request: {answer.status_code} {answer.text[:200]}")
         try:
-            made = self._dialect.generation(answer.content, version)
+            made = self._dialect.generation(answer.content, self._first)
         except ValueError as error:
             self._failed += 1
             problem = str(error).splitlines()[0]

@@ -12,11 +12,11 @@ from pydantic import BaseModel
 from core.errors import TrainingError
 from core.types import FinishReason, JsonObject
 from trainer.inference.base import Generation, GenerationRequest, UnusableRequest, VersionSpan
-from trainer.inference.dialect import Command, Meeting, Part
+from trainer.inference.dialect import Command, Meeting, Part, numbered
 
 
 class _Span(BaseModel):
-    version: int
+    version: str | int
     start: int
     end: int
 
@@ -67,9 +67,8 @@ class SGLangDialect:
             raise ValueError("no tokens came back")
         if meta.finish_reason.get("type") not in ("length", "stop"):
             raise ValueError(f"the completion was ended: {meta.finish_reason}")
-        named = meta.weight_version
-        one = (VersionSpan(int(named) if named and named.isdigit() else version, 0, len(meta.output_token_logprobs)),)
-        many = tuple(VersionSpan(span.version, span.start, span.end) for span in meta.weight_versions or ())
+        one = (VersionSpan(numbered(meta.weight_version, version), 0, len(meta.output_token_logprobs)),)
+        many = tuple(VersionSpan(numbered(span.version, version), span.start, span.end) for span in meta.weight_versions or ())
         return Generation(
             token_ids=tuple(token for _, token, _ in meta.output_token_logprobs),
             logprobs=tuple(logprob for logprob, _, _ in meta.output_token_logprobs),

@@ -15,7 +15,7 @@ from pydantic import BaseModel
 
 from core.types import FinishReason, JsonObject
 from trainer.inference.base import Generation, GenerationRequest, UnusableRequest, VersionSpan
-from trainer.inference.dialect import Command
+from trainer.inference.dialect import Command, numbered
 
 
 class _Span(BaseModel):
@@ -109,7 +109,7 @@ class VllmDialect:
             token_ids=tuple(ids),
             logprobs=tuple(logprobs),
             finish_reason=FinishReason(choice.finish_reason),
-            spans=tuple(_numbered(span, version) for span in choice.weight_versions or ())
+            spans=tuple(VersionSpan(numbered(one.version, version), one.start, one.end) for one in choice.weight_versions or ())
             or (VersionSpan(version, 0, len(ids)),),
             cached_tokens=details.cached_tokens if details is not None else 0,
         )
@@ -130,8 +130,3 @@ class VllmDialect:
     async def unload_adapter(self, command: Command, name: str) -> None:
         """See Dialect. What is in flight would go on with it."""
         await command("/v1/unload_lora_adapter", {"lora_name": name})
-
-
-def _numbered(span: _Span, version: int) -> VersionSpan:
-    """A label that is no number is the server's own, of the weights that it started with."""
-    return VersionSpan(int(span.version) if span.version.isdigit() else version, span.start, span.end)

@@ -139,7 +139,12 @@ class SGLangServer(StandIn):
         app = create_app(engine, renderer, HermesParser(), model_id="policy", model_path=str(self._path))
         async with httpx.AsyncClient(transport=httpx.ASGITransport(app), base_url="http://inside") as client:
             answer = await client.post("/generate", json=body)
-        return Response(answer.content, answer.status_code, media_type="application/json")
+        said = answer.json()
+        if answer.status_code == 200:  # labels are texts, and "default" until weights come
+            for span in said["meta_info"]["weight_versions"]:
+                span["version"] = str(span["version"] or "default")
+            said["meta_info"]["weight_version"] = said["meta_info"]["weight_versions"][-1]["version"]
+        return JSONResponse(said, answer.status_code)
 
     async def _models(self, request: Request) -> Response:
         cards = [{"id": "model", "root": str(self._path)}]

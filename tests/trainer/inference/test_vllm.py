@@ -70,6 +70,15 @@ async def test_published_weights_reach_every_server_and_their_label_comes_back(
         assert list(made.logprobs) == pytest.approx(expected.tolist(), abs=1e-5)
 
 
+async def test_what_a_server_samples_that_started_anew_counts_as_the_oldest_version(
+    external: ExternalEngine, servers: list[VllmServer], other_model_dir: Path
+):
+    await external.publish(load_file(other_model_dir / "model.safetensors"), 4)
+    for one in servers:
+        one.label = "default"
+    assert (await external.generate(ask())).policy_version == 0
+
+
 async def test_no_request_is_dropped_by_a_publication_and_none_shares_a_cache_across_it(
     external: ExternalEngine, servers: list[VllmServer], other_model_dir: Path
 ):
