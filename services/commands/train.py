@@ -33,7 +33,9 @@ def run(arguments: argparse.Namespace, settings: Settings) -> int:
 def _dry_run(arguments: argparse.Namespace, settings: Settings) -> int:
     import json
 
+    from environments.policy import PolicyConfig
     from services.arena import make_environment
+    from services.run_check import check_agreement
     from services.run_file import NAT_SMALL, run_file
     from services.trainer_server.config import TrainerServerConfig
 
@@ -44,10 +46,11 @@ def _dry_run(arguments: argparse.Namespace, settings: Settings) -> int:
         trainer__group_size=arguments.group_size,
         trainer__loop__max_steps=arguments.steps,
     )
+    check_agreement(file.sections())
     make_environment(arguments.name, file, settings)
     config = file.section("trainer", TrainerServerConfig)
     resolved = {**file.sections().model_dump(mode="json", exclude_defaults=True), "trainer": config.model_dump(mode="json")}
-    needs, told, lines = _needs(config)
+    needs, told, lines = _needs(config, file.with_flags(policy__kind="server").section("policy", PolicyConfig).max_tokens)
     if arguments.json:
         print(json.dumps({"config": resolved, needs: told}))
         return 0
@@ -55,8 +58,11 @@ def _dry_run(arguments: argparse.Namespace, settings: Settings) -> int:
     return 0
 
 
-def _needs(config: "TrainerServerConfig") -> "tuple[str, dict[str, JsonValue], list[str]]":
-    """What the run will need, as a name, as figures, and as lines: memory here, or a service elsewhere."""
+def _needs(config: "TrainerServerConfig", longest: int) -> "tuple[str, dict[str, JsonValue], list[str]]":
+    """What the run will need, as a name, as figures, and as lines: memory here, or a service elsewhere.
+
+    `longest` is the number of tokens that a conversation may have.
+    """
     from trainer.algorithms.base import ALGORITHMS
     from trainer.engines.tinker_engine import TinkerEngineConfig, plan
     from trainer.memory import memory_needed
@@ -65,8 +71,10 @@ def _needs(config: "TrainerServerConfig") -> "tuple[str, dict[str, JsonValue], l
     if isinstance(config.engine, TinkerEngineConfig):
         service = plan(config.model, config.engine, algorithm)
         return "service", dict(service), [f"{part:22} {text}" for part, text in service.items()]
-    samples_here = config.external is None
-    memory = memory_needed(config, with_reference=algorithm.needs_reference, samples_here=samples_here)
+    sampler = config.inference.model_copy(update={"max_length": min(longest, config.inference.max_length)})
+    memory = memory_needed(
+        config, with_reference=algorithm.needs_reference, sampler=sampler if config.external is None else None
+    )
     return "memory", memory._asdict(), _memory_lines(memory)
 
 

@@ -69,10 +69,12 @@ def _check(options: "UpOptions", settings: Settings) -> None:
     from services.arena import RolloutsConfig, make_environment
     from services.policy_folder import SHIPPED_POLICY
     from services.rollout_api.server import RolloutApiConfig
+    from services.run_check import check_agreement
     from services.run_file import NAT_SMALL, RunFile
     from tool_call_parsers.base import PARSERS
 
     file = RunFile(Path(options.config) if options.config else NAT_SMALL, options.overrides)
+    check_agreement(file.sections())
     make_environment(options.environment, file, settings).tasks(Split.TRAIN)
     file.section("api", RolloutApiConfig)
     BACKENDS.load(file.section("rollouts", RolloutsConfig).backend)
