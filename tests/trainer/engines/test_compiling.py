@@ -100,7 +100,8 @@ def test_what_cannot_be_compiled_is_left_as_it_is_and_said(
 def test_a_model_that_names_no_blocks_has_its_scores_compiled(toy_model: Path):
     plain, scorer = scorer_of(toy_model), scorer_of(toy_model)
     scorer.model._no_split_modules = None
-    with torch._inductor.config.patch({"cpp_cache_precompile_headers": False, "cpp.simdlen": 1}):  # slow code, soon there
+    quick = {"cpp_cache_precompile_headers": False, "cpp.simdlen": 1, "compile_threads": 1}  # to compile, not to run
+    with torch._inductor.config.patch(quick):
         assert compile_parts(scorer)
     for lengths in ([7, 19, 12], [30, 9]):
         batch = rows(lengths)
