@@ -8,9 +8,10 @@ import json
 import tomllib
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import TypeVar, get_args
+from typing import Annotated, TypeVar, get_args
+from urllib.parse import urlsplit
 
-from pydantic import BaseModel, JsonValue, ValidationError
+from pydantic import AfterValidator, BaseModel, Field, JsonValue, ValidationError
 
 from core.errors import ConfigError, MissingRuntime, did_you_mean
 from core.types import JsonObject, Value
@@ -20,6 +21,17 @@ M = TypeVar("M", bound=BaseModel)
 
 class Config(Value):
     """Base of every configuration class: frozen, refuses unknown keys."""
+
+
+def _holds_no_secret(url: str) -> str:
+    parts = urlsplit(url)
+    if parts.username or parts.password:
+        raise ValueError("an address is logged and shown, and must not hold a user or a password; keys go into variables")
+    return url
+
+
+Address = Annotated[str, Field(pattern="^https?://"), AfterValidator(_holds_no_secret)]
+"""The address of a service, as a setting."""
 
 
 def load_config(kind: type[M], path: Path | None = None, overrides: Sequence[str] = ()) -> M:

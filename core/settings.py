@@ -117,4 +117,4 @@ def _refuse_unknown(source: str, variables: Iterable[str], *, only_lookalikes: b
         near = get_close_matches(name, known, n=1)
         if near or not only_lookalikes:
             hint = f"; did you mean {_variable(near[0])!r}?" if near else ""
-            raise ConfigError(f"{source}: unknown variable {variable!r}{hint}; known: {', '.join(map(_variable, known))}")
+            raise ConfigError(f"{source}: unknown variable {variable!r}{hint or ';'} known: {', '.join(map(_variable, known))}")

@@ -13,7 +13,7 @@ from typing import NamedTuple, Protocol, Self, runtime_checkable
 
 from pydantic import Field, SecretStr, model_validator
 
-from core.config import Config
+from core.config import Address, Config
 from core.errors import NatgymError
 from core.registry import Registry
 from core.types import FinishReason, Floats, Message, Task, TokenIds, Turn
@@ -120,7 +120,7 @@ class PolicyConfig(Config):
     """Where a policy answers, and how it samples."""
 
     kind: PolicyKind = PolicyKind.TOKENS
-    base_url: str = Field(default="http://127.0.0.1:8001", pattern="^https?://")
+    base_url: Address = "http://127.0.0.1:8001"
     model: str = "policy"
     tokenizer: Path | None = None
     """Directory with tokenizer.json and a chat template; required for kind `tokens`."""

@@ -8,7 +8,7 @@ from pathlib import Path
 from pydantic import Field, JsonValue
 
 from backends.base import BACKENDS, Backend
-from core.config import Config
+from core.config import Address, Config
 from core.errors import ConfigError, UnknownName
 from core.settings import Settings
 from environments.agent_loop import EpisodeLimits
@@ -24,7 +24,7 @@ OpenPolicy = Callable[[Environment], Policy]
 class RunApiConfig(Config):
     """The section `rollouts.run_api`: a server of Atropos that groups are made for, in place of natgym's rollout API."""
 
-    url: str | None = Field(default=None, pattern="^https?://")
+    url: Address | None = None
     group_size: int = Field(default=8, ge=1, description="rollouts of one group; natgym's own API says this itself")
     max_batches: int = Field(default=2, ge=1, description="batches that may wait or be played at once")
 
@@ -32,7 +32,7 @@ class RunApiConfig(Config):
 class RolloutsConfig(Config):
     """The section `rollouts` of a run's file: where and how episodes are played."""
 
-    api_url: str = Field(default="http://127.0.0.1:8000", pattern="^https?://")
+    api_url: Address = "http://127.0.0.1:8000"
     run_api: RunApiConfig = RunApiConfig()
     backend: str = "local"
     seed: int = Field(default=0, description="order of the tasks")

@@ -89,6 +89,7 @@ async def policy_at(url: str, file: RunFile, settings: Settings) -> OpenPolicy:
     """What opens the policy behind an address: in tokens where its tokenizer is known here, else as an OpenAI server."""
     root = root_of(url)
     wanted = file.with_flags(policy__base_url=root)
+    wanted.with_flags(policy__kind="server").section("policy", PolicyConfig)  # a mistake is told before the server is asked
     token = _token_for(root, settings)
     told = file.sections().policy.keys()
     if not {"kind", "tokenizer"} & told:

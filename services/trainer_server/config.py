@@ -5,6 +5,7 @@ from typing import Self
 
 from pydantic import Field, model_validator
 
+from core.config import Address
 from services.policy_folder import SHIPPED_POLICY
 from trainer.config import TrainerConfig
 from trainer.engines.tinker_engine import TinkerEngineConfig
@@ -19,7 +20,7 @@ class TrainerServerConfig(TrainerConfig):
     model: Path = SHIPPED_POLICY
     host: str = "127.0.0.1"
     port: int = Field(default=8001, ge=0, le=65535, description="0: any free one")
-    api_url: str = "http://127.0.0.1:8000"
+    api_url: Address = "http://127.0.0.1:8000"
     model_id: str = "policy"
     parser: str = "hermes"
     groups_per_batch: int = Field(default=8, ge=1)

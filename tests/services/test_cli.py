@@ -56,6 +56,8 @@ MISTAKES = {
     "process gsm8k --out . --groups 1": ".: Is a directory",
     "evaluate gsm8k --policy gold --tasks 1 --run /proc/nowhere": "/proc/nowhere: No such file or directory",
     "serve env gsm8k --api-url nowhere": "configuration: rollouts.api_url: String should match pattern '^https?://'",
+    "evaluate gsm8k --policy http://me:hunter2@127.0.0.1:1": "policy.base_url: an address is logged and shown, and must",
+    "serve trainer --api-url http://me:hunter2@127.0.0.1:1": "trainer.api_url: an address is logged and shown",
     "serve api --port 99999": "configuration: api.port: Input should be less than or equal to 65535",
     "policy --steps 0": "--steps: expected at least 1, found 0",
     "env begin x": "no verb of natgym env 'begin'",
