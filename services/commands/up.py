@@ -115,9 +115,12 @@ def _run(options: "UpOptions", folder: "RunFolder", settings: Settings, *, as_js
 def _view(*, as_json: bool) -> "View":
     """Drawn where a person looks; one line a step elsewhere, on standard error where the output is JSON."""
     if sys.stdout.isatty() and not as_json:
+        from rich.console import Console
+
         from services.dashboard.live import LiveView
 
-        return LiveView()
+        if not (console := Console()).is_dumb_terminal:
+            return LiveView(console)
     from services.dashboard.plain import PlainView
 
     return PlainView(sys.stderr if as_json else sys.stdout)
