@@ -81,6 +81,21 @@ async def test_broadcast_weights_are_those_that_sample_next_and_no_request_is_dr
     assert not (tmp_path / "unused").exists()
 
 
+async def test_a_model_that_two_processes_hold_is_sent_by_one_of_them(
+    external: ExternalEngine, urls: tuple[str, ...], other_model_dir: Path, other_reference: Reference
+):
+    torchrun = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node=2"]
+    script = [str(ROOT / "tests/trainer/inference/fsdp_publishes.py"), str(other_model_dir), *urls]
+    environment = {**os.environ, "PYTHONPATH": str(ROOT), "OMP_NUM_THREADS": "1"}
+    ended = await asyncio.to_thread(
+        subprocess.run, [*torchrun, *script], env=environment, capture_output=True, text=True, timeout=300, check=False
+    )
+    assert ended.returncode == 0, ended.stderr[-3000:]
+    made = await external.generate(ask(3))
+    assert made.policy_version == 21
+    assert list(made.logprobs) == pytest.approx(other_reference.logprobs(PROMPT, made.token_ids).tolist(), abs=1e-5)
+
+
 async def test_the_group_is_met_once_and_left_at_the_end(
     urls: tuple[str, ...], model_dir: Path, other_model_dir: Path, tmp_path: Path
 ):
