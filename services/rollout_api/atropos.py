@@ -28,7 +28,7 @@ from services.rollout_api.bodies import JSON, has_left, media_type_of, read_body
 from services.rollout_api.compression import body_of
 from services.rollout_api.messages import GroupFilter, GroupState, TakeBatch
 from services.rollout_api.queue import GroupQueue
-from services.rollout_api.refusals import NotKnown, QueueFull, WrongMediaType
+from services.rollout_api.refusals import NotKnown, TryLater, WrongMediaType
 
 MAX_SMALL_BODY = 1 << 20
 HOLD_SECONDS = 60.0
@@ -212,7 +212,7 @@ class AtroposRoutes:
         return await read_body(request, self._max_body_bytes)
 
     async def _accept(self, request: Request, groups: Sequence[Checked]) -> None:
-        """Queue them in order. Raises QueueFull and StorageFull."""
+        """Queue them in order. Raises TryLater and StorageFull."""
         posted: list[bytes] = []
         try:
             for group in groups:
@@ -241,12 +241,12 @@ class AtroposRoutes:
         )
 
     async def _put(self, parcel: Parcel) -> bool:
-        """Queue it, as soon as there is room. Raises QueueFull where there is none for long."""
+        """Queue it, as soon as there is room. Raises TryLater where there is none for long."""
         until = self._clock.monotonic() + HOLD_SECONDS
         while True:
             try:
                 return await self._queue.put_group(parcel)
-            except QueueFull:
+            except TryLater:
                 if self._held >= HELD or self._clock.monotonic() >= until or not self._queue.ready:
                     raise
             self._held += 1

@@ -124,7 +124,7 @@ class LedgerStore:
     async def put_group(self, parcel: Parcel) -> bool:
         """See Store."""
         post = _Post(parcel)
-        return await self._writer.run(post.put, prepare=post.seal)
+        return await self._writer.run(post.put, prepare=post.seal, size=len(parcel.body))
 
     async def take_batch(self, wanted: TakeBatch, now: float, choose: Choose | None = None) -> Lease | None:
         """See Store."""

@@ -20,7 +20,8 @@ Operation = Callable[[Transaction], T]
 Publish = Callable[[Snapshot, Sequence[Event]], None]
 MAX_TOGETHER = 256
 GATHER_SECONDS = 0.008  # that a commit waits for posts that are on their way: it costs as much as several of them
-MAX_WAITING = 4096  # operations, each with the body that it writes
+MAX_WAITING = 4096  # operations
+MAX_WAITING_BYTES = 512 << 20  # of the bodies that they write; one alone may have more
 
 log = get_logger("rollout_api")
 
@@ -30,6 +31,7 @@ class _Job(Generic[T]):
     operation: Operation[T]
     prepare: Callable[[], object] | None
     answer: "asyncio.Future[T]"
+    bytes: int
     outcome: T | None = None
     error: Exception | None = field(default=None)
 
@@ -37,14 +39,22 @@ class _Job(Generic[T]):
 class Writer:
     """Runs operations in order, each in a transaction that is on the disk before its caller hears of it."""
 
-    def __init__(self, db: Database, limits: Limits, publish: Publish, max_waiting: int = MAX_WAITING) -> None:
+    def __init__(
+        self,
+        db: Database,
+        limits: Limits,
+        publish: Publish,
+        max_waiting: int = MAX_WAITING,
+        max_waiting_bytes: int = MAX_WAITING_BYTES,
+    ) -> None:
         """`publish` is called on the loop after each commit, before the callers of that commit go on."""
-        self._db, self._limits, self._publish, self._max_waiting = db, limits, publish, max_waiting
+        self._db, self._limits, self._publish = db, limits, publish
+        self._max_waiting, self._max_waiting_bytes = max_waiting, max_waiting_bytes
         self._jobs: SimpleQueue[_Job | None] = SimpleQueue()
         self._loop = asyncio.get_running_loop()
         self._thread = Thread(target=self._work, name="rollout-store", daemon=True)
         self._closed = False
-        self._posts = self._inside = 0
+        self._posts = self._inside = self._bytes = 0
         self._snapshot = read_snapshot(db)
         self.commits = 0
         self._thread.start()
@@ -54,18 +64,21 @@ class Writer:
         """Whether operations are taken."""
         return not self._closed and self._thread.is_alive()
 
-    async def run(self, operation: Operation[T], prepare: Callable[[], object] | None = None) -> T:
+    async def run(self, operation: Operation[T], prepare: Callable[[], object] | None = None, size: int = 0) -> T:
         """The operation's result, once it is on the disk. `prepare` runs in the same thread, as soon as it can.
 
+        `size`: how many bytes the operation keeps in memory until then.
         Raises what the operation raised, StorageFull, Closing, and TryLater where too many wait already.
         """
         if not self.alive:
             raise Closing("the store is closed")
         if self._jobs.qsize() >= self._max_waiting:
             raise TryLater(f"{self._max_waiting} operations wait for the disk already")
+        if self._bytes and self._bytes + size > self._max_waiting_bytes:
+            raise TryLater(f"{self._bytes} bytes wait for the disk already")
         answer: asyncio.Future[T] = self._loop.create_future()
-        self._inside += 1
-        self._jobs.put(_Job(operation, prepare, answer))
+        self._inside, self._bytes = self._inside + 1, self._bytes + size
+        self._jobs.put(_Job(operation, prepare, answer, size))
         return await answer  # the operation happens whether or not its caller still waits
 
     @contextmanager
@@ -153,7 +166,7 @@ class Writer:
         return error
 
     def _deliver(self, jobs: list[_Job], snapshot: Snapshot, events: Sequence[Event]) -> None:
-        self._inside -= len(jobs)
+        self._inside, self._bytes = self._inside - len(jobs), self._bytes - sum(job.bytes for job in jobs)
         self._publish(snapshot, events)
         for job in jobs:
             if job.answer.cancelled():

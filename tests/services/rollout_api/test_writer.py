@@ -44,6 +44,29 @@ async def test_an_operation_that_breaks_takes_nothing_of_the_others_with_it(tmp_
     assert notes == {"one": b"1", "two": b"2"}
 
 
+async def test_bodies_that_wait_for_the_disk_are_bounded(tmp_path: Path):
+    file = SqliteFile(tmp_path / "queue.sqlite", min_free_bytes=0)
+    db = file.connect()
+    writer = Writer(db, Limits(1, 1), lambda snapshot, events: None, max_waiting_bytes=10)
+    begun, disk = Event(), Event()
+
+    def slow(t: Transaction) -> bool:
+        begun.set()
+        return disk.wait()
+
+    working = asyncio.create_task(writer.run(slow, size=100))  # more than all together, but alone
+    await asyncio.to_thread(begun.wait)
+    with pytest.raises(TryLater, match="100 bytes wait for the disk"):
+        await writer.run(lambda t: "second", size=1)
+    disk.set()
+    assert await working
+    assert await writer.run(lambda t: "third", size=10) == "third"
+    assert await writer.run(lambda t: "fourth", size=10) == "fourth"
+    await writer.close()
+    db.close()
+    file.close()
+
+
 async def test_who_comes_when_enough_are_waiting_is_told_to_come_back(tmp_path: Path):
     file = SqliteFile(tmp_path / "queue.sqlite", min_free_bytes=0)
     db = file.connect()
