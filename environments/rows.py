@@ -32,6 +32,8 @@ def read_rows(path: Path, required: Sequence[str] = (), otherwise: str = "") -> 
 
     Raises BadData where the file cannot be read or lacks a column; `otherwise` says what to do about one that is not there.
     """
+    if path.is_dir():
+        raise BadData(f"{path}: expected a file of rows, found a folder")
     try:
         return _read_lines(path) if path.suffix in JSON_LINES else _read_parquet(path, required)
     except FileNotFoundError as error:

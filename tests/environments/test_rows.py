@@ -63,6 +63,8 @@ def test_what_is_no_data_file_is_told(tmp_path: Path):
     table = tmp_path / "sums.parquet"
     with pytest.raises(BadData, match=r"sums.parquet: not found; make one"):
         read_rows(table, otherwise="make one")
+    with pytest.raises(BadData, match="expected a file of rows, found a folder"):
+        read_rows(tmp_path)
     table.write_text("no table")
     with pytest.raises(BadData, match="not a parquet file"):
         read_rows(table)
