@@ -127,7 +127,7 @@ class Session(Job):
         except BlockingIOError:
             pass
         except OSError:
-            self._code = memoryview(b"")  # it has ended, which is told by its pidfd
+            self._code = memoryview(b"")  # it has ended, which its nanny tells
         if self._code:
             self.loop.watch(self._commands, self._hand_over, WRITE)
         else:
