@@ -44,9 +44,13 @@ def compile_parts(scorer: Scorer, backend: str | Callable[..., object] = "induct
 
 
 def _numbers(scorer: Scorer) -> Tensor:
-    """Logprobs of the trial's rows, and each learned parameter's share of the gradient's norm."""
+    """Logprobs of the trial's rows, and each learned vector's share of the gradient's norm; of adapters, each matrix's.
+
+    Not of all matrices: a model that is to be divided among processes may have no room for them here.
+    """
     logprobs = scorer(*scorer.trial())[0]
     learned = [parameter for parameter in scorer.parameters() if parameter.requires_grad]
-    slopes = torch.autograd.grad(logprobs.sum(), learned, allow_unused=True)
+    vectors = [parameter for parameter in learned if parameter.dim() == 1]
+    slopes = torch.autograd.grad(logprobs.sum(), vectors or learned, allow_unused=True)
     norms = torch.stack([slope.norm() for slope in slopes if slope is not None])
     return torch.cat([logprobs.detach().flatten(), norms / norms.norm()])
