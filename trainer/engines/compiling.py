@@ -24,6 +24,7 @@ def compile_parts(scorer: Scorer, backend: str | Callable[..., object] = "induct
     plain = _numbers(scorer)
     for part in parts:
         part.forward = torch.compile(part.forward, dynamic=True, backend=backend)
+    log.info("compiling", parts=len(parts) + 1)  # minutes on a large model
     scorer.scores = torch.compile(scorer.scores, dynamic=True, backend=backend)
     try:
         with torch._dynamo.config.patch(suppress_errors=False):
