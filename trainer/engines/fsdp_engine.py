@@ -58,6 +58,8 @@ class FsdpEngine(TorchEngine):
         self._turn, self._closed = threading.Lock(), False
         if config.lora is not None or config.halve_when_out_of_memory:
             raise ConfigError("engine fsdp: lora and halve_when_out_of_memory are settings of the engine torch")
+        if config.device == "cuda" and not torch.cuda.is_available():
+            raise ConfigError("engine.device 'cuda' cannot be used: torch finds no GPU here")
         self._joined = not dist.is_initialized()
         if self._joined:
             _join(config.device)

@@ -36,22 +36,26 @@ from trainer.metrics import read_metrics
 
 def test_it_serves_the_policy_while_there_is_no_rollout_api(random_policy: Path, tmp_path: Path):
     arguments = ["serve", "trainer", "--port", "0", "--api-url", "http://127.0.0.1:9", "--model", str(random_policy)]
-    process = subprocess.Popen(
+    body = {"input_ids": [1, 2, 3], "sampling_params": {"max_new_tokens": 4}, "return_logprob": True}
+    with subprocess.Popen(
         [*NATGYM, *arguments, "--out", str(tmp_path)],
         cwd=ROOT,
         env=child_environ(PYTHONPATH=str(ROOT)),
         stdout=subprocess.PIPE,
         stderr=subprocess.PIPE,
         text=True,
-    )
-    assert process.stdout is not None
-    url = process.stdout.readline().split()[1]
-    body = {"input_ids": [1, 2, 3], "sampling_params": {"max_new_tokens": 4}, "return_logprob": True}
-    with httpx.Client(trust_env=False, transport=httpx.HTTPTransport(retries=5), timeout=60) as http:
-        served = http.get(f"{url}/v1/models").json()["data"][0]
-        answer = http.post(f"{url}/generate", json=body).json()
-    os.kill(process.pid, signal.SIGTERM)
-    _, told = process.communicate(timeout=60)
+    ) as process:
+        try:
+            assert process.stdout is not None
+            said = process.stdout.readline().split()
+            assert len(said) > 1, process.communicate(timeout=60)
+            with httpx.Client(trust_env=False, transport=httpx.HTTPTransport(retries=5), timeout=60) as http:
+                served = http.get(f"{said[1]}/v1/models").json()["data"][0]
+                answer = http.post(f"{said[1]}/generate", json=body).json()
+            os.kill(process.pid, signal.SIGTERM)
+            _, told = process.communicate(timeout=60)
+        finally:
+            process.kill()
     assert served["path"] == str(random_policy)
     assert answer["meta_info"]["completion_tokens"] <= 4
     assert "waiting_for" in told

@@ -43,6 +43,12 @@ def test_two_processes_learn_what_one_learns(toy_model: Path, tmp_path: Path):
     assert AutoModelForCausalLM.from_pretrained(two / "model").num_parameters() > 0
 
 
+@pytest.mark.skipif(torch.cuda.is_available(), reason="there is a GPU here")
+def test_a_gpu_that_is_not_here_is_told_before_processes_join(toy_model: Path):
+    with pytest.raises(ConfigError, match=r"engine\.device 'cuda' cannot be used"):
+        FsdpEngine(toy_model, FsdpEngineConfig(device="cuda"))
+
+
 def test_what_cannot_be_divided_is_refused(toy_model: Path):
     with pytest.raises(ConfigError, match="settings of the engine torch"):
         FsdpEngine(toy_model, FsdpEngineConfig(lora=LoraSettings()))
