@@ -12,7 +12,11 @@ seconds of the process, which a busy machine hardly moves, but for `overlapped`,
 `episodes` learns from 8 episodes of 8 turns and 512 tokens as rows that hold whole episodes, loss and optimiser included;
 the peer is forward and backward of the same tokens by transformers. `a row per call` learns the same from a row for each
 turn. `even tokens` trains a model of 0.1 million parameters until nine of ten tokens are even, over three seeds,
-and counts steps and CPU seconds. `--record` writes benchmarks/results/trainer.json.
+and counts steps and CPU seconds. `services` trains it for 50 steps and compares with the loop in one process, of which a step
+samples and then learns: `through the queue` is the same with every group asked for, posted, taken and acknowledged at a
+rollout API, in CPU seconds of both processes; `by three services` is the wall time of rollout API, trainer and environment
+server as `natgym serve` starts them, sampling over HTTP while the trainer learns, and needs two free cores. `--record` writes
+benchmarks/results/trainer.json.
 """
 
 import argparse
@@ -31,6 +35,7 @@ from transformers import AutoModelForCausalLM
 
 from benchmarks.record import write_rows
 from benchmarks.trainer_parts import Asked, Ours, Step, Trl, group, rollout, turn, write_model
+from benchmarks.trainer_services import by_three_services, directly, through_the_queue
 from core.types import ScoredGroup, Trajectory, Turn
 from trainer.algorithms.grpo import GRPO, GRPOConfig
 from trainer.engines.torch_engine import Layout, TorchEngine, TorchEngineConfig
@@ -98,6 +103,23 @@ def even_tokens(trl: Path, folder: Path) -> dict[str, dict]:
     return {
         "even tokens, steps": row(fmean(one for one, _ in ours), fmean(one for one, _ in theirs), 1.1, "steps"),
         "even tokens, time": row(fmean(one for _, one in ours), fmean(one for _, one in theirs), 0.8, "s CPU"),
+    }
+
+
+def services(folder: Path) -> dict[str, dict]:
+    """What the queue, and all three services, add to the same toy task in one process; three seeds."""
+    alone, queued, served = [], [], []
+    for seed in SEEDS:
+        model = write_model(folder / f"served-{seed}", TOY, seed)
+        asked = Asked(str(model), TOY["vocab_size"], 4, length=16, lr=3e-3, seed=seed)
+        for ways, way in ((alone, directly), (queued, through_the_queue), (served, by_three_services)):
+            ways.append(way(asked, folder / f"{way.__name__}-{seed}", REWARD))
+            print(f"  seed {seed}, {way.__name__}: {ways[-1]}", flush=True)
+    cpu = [fmean(sum(one.cpu.values()) for one in ways) for ways in (alone, queued)]
+    wall = [fmean(one.wall for one in ways) for ways in (alone, served)]
+    return {
+        "even tokens, through the queue": row(cpu[1], cpu[0], 1.25, "s CPU a step"),
+        "even tokens, by three services": row(wall[1], wall[0], 1.25, "s wall a step"),
     }
 
 
@@ -177,6 +199,7 @@ def main() -> None:
             "overlapped": lambda: overlapped(arguments.trl, model, arguments.repeats),
             "episodes": lambda: episodes(model, arguments.repeats),
             "even": lambda: even_tokens(arguments.trl, Path(folder)),
+            "services": lambda: services(Path(folder)),
         }
         for name in arguments.only or parts:
             for label, one in parts[name]().items():
@@ -196,7 +219,7 @@ def parse() -> argparse.Namespace:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--trl", type=Path, default=Path(".venv-trl"), help="folder of TRL's environment")
     parser.add_argument("--repeats", type=int, default=5)
-    parser.add_argument("--only", nargs="+", choices=["short", "long", "overlapped", "episodes", "even"])
+    parser.add_argument("--only", nargs="+", choices=["short", "long", "overlapped", "episodes", "even", "services"])
     parser.add_argument("--json", action="store_true", help="end with one line of JSON")
     parser.add_argument("--record", action="store_true", help="write benchmarks/results/trainer.json")
     return parser.parse_args()

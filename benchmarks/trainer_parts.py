@@ -56,6 +56,7 @@ class Trl:
     def __init__(self, environment: Path, asked: Asked) -> None:
         command = [environment / "bin/python", Path(__file__).with_name("trl_peer.py"), json.dumps(asked._asdict())]
         quiet = {**os.environ, "HF_HUB_OFFLINE": "1", "OMP_NUM_THREADS": str(asked.threads)}
+        quiet["TMPDIR"] = asked.model  # TRL imports W&B where it is, which leaves folders in a process that is ended
         self._process = subprocess.Popen(
             command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, text=True, env=quiet
         )
@@ -82,14 +83,36 @@ class Trl:
         self._process.wait()
 
 
+class Player:
+    """Samples groups in this process and scores them by their share of even tokens."""
+
+    def __init__(self, asked: Asked, engine: LocalEngine) -> None:
+        self._asked, self._engine, self._prompts = asked, engine, prompts_of(asked)
+
+    async def play(self, step: int) -> list[ScoredGroup]:
+        """The groups of one step."""
+        start = step * self._asked.groups % len(self._prompts)
+        prompts = self._prompts[start : start + self._asked.groups]
+        params = SamplingParams(max_tokens=self._asked.length)
+        requests = [GenerationRequest(prompt_ids=prompt, params=params) for prompt in prompts for _ in range(self._asked.size)]
+        answers = await asyncio.gather(*(self._engine.generate(request) for request in requests))
+        rollouts = [
+            scored(f"{step}-{index}", turn(request.prompt_ids, one.token_ids, one.logprobs, one.policy_version))
+            for index, (request, one) in enumerate(zip(requests, answers, strict=True))
+        ]
+        return [
+            group(f"{step}-{place}", rollouts[place : place + self._asked.size])
+            for place in range(0, len(rollouts), self._asked.size)
+        ]
+
+
 class Ours:
     """The same with natgym's parts."""
 
     def __init__(self, asked: Asked, number_format: str = "float32") -> None:
-        chance, self._asked = random.Random(asked.seed), asked
-        self._prompts = [tuple(chance.randrange(asked.vocabulary) for _ in range(asked.prompt)) for _ in range(64)]
         config = LocalEngineConfig(threads=1, dtype=WeightFormat(number_format), seed=asked.seed)
         self._sampler = LocalEngine.load(Path(asked.model), config)
+        self._player = Player(asked, self._sampler)
         engine = TorchEngine(Path(asked.model), TorchEngineConfig(precision=Precision(number_format)))
         self._learner = Learner(engine, GRPO(GRPOConfig(lr=asked.lr)), seed=asked.seed)
         self._steps, self._loop = 0, asyncio.new_event_loop()
@@ -109,27 +132,14 @@ class Ours:
         return Step(time.process_time() - cpu, time.perf_counter() - wall, reward)
 
     async def _in_turn(self) -> float:
-        groups = await self._sample()
+        groups = await self._player.play(self._steps)
         await self._learn(groups)
         return fmean(reward for group in groups for reward in group.rewards)
 
     async def _side_by_side(self) -> float:
-        groups = self._ahead or await self._sample()
-        self._ahead, _ = await asyncio.gather(self._sample(), self._learn(groups))
+        groups = self._ahead or await self._player.play(self._steps)
+        self._ahead, _ = await asyncio.gather(self._player.play(self._steps), self._learn(groups))
         return fmean(reward for group in groups for reward in group.rewards)
-
-    async def _sample(self) -> list[ScoredGroup]:
-        start = self._steps * self._asked.groups % len(self._prompts)
-        prompts = self._prompts[start : start + self._asked.groups]
-        params = SamplingParams(max_tokens=self._asked.length)
-        requests = [GenerationRequest(prompt_ids=prompt, params=params) for prompt in prompts for _ in range(self._asked.size)]
-        answers = await asyncio.gather(*(self._sampler.generate(request) for request in requests))
-        turns = [turn(request.prompt_ids, one.token_ids, one.logprobs) for request, one in zip(requests, answers, strict=True)]
-        scores = [fmean(token % 2 == 0 for token in one.completion_ids) for one in turns]
-        rollouts = [rollout(str(index), [one], score) for index, (one, score) in enumerate(zip(turns, scores, strict=True))]
-        return [
-            group(str(start), rollouts[start : start + self._asked.size]) for start in range(0, len(rollouts), self._asked.size)
-        ]
 
     async def _learn(self, groups: Sequence[ScoredGroup]) -> None:
         await asyncio.to_thread(self._learner.learn, groups, Admission(), self._steps)
@@ -144,17 +154,31 @@ class Ours:
         self._loop.close()
 
 
-def turn(prompt: Sequence[int], completion: Sequence[int], logprobs: Sequence[float]) -> Turn:
+def prompts_of(asked: Asked) -> list[tuple[int, ...]]:
+    """64 prompts by chance."""
+    chance = random.Random(asked.seed)
+    return [tuple(chance.randrange(asked.vocabulary) for _ in range(asked.prompt)) for _ in range(64)]
+
+
+def turn(prompt: Sequence[int], completion: Sequence[int], logprobs: Sequence[float], version: int = 0) -> Turn:
     """One completion as the sampler returned it."""
-    said = Message(role=Role.ASSISTANT)
     return Turn(
-        prompt_ids=tuple(prompt), completion_ids=tuple(completion), logprobs=tuple(logprobs), message=said, policy_version=0
+        prompt_ids=tuple(prompt),
+        completion_ids=tuple(completion),
+        logprobs=tuple(logprobs),
+        message=Message(role=Role.ASSISTANT),
+        policy_version=version,
     )
 
 
-def rollout(name: str, turns: Sequence[Turn], reward: float) -> Trajectory:
+def scored(name: str, said: Turn, task: str = "t") -> Trajectory:
+    """A rollout of one turn; its reward is the share of even tokens."""
+    return rollout(name, [said], fmean(token % 2 == 0 for token in said.completion_ids), task)
+
+
+def rollout(name: str, turns: Sequence[Turn], reward: float, task: str = "t") -> Trajectory:
     """The turns of an episode with its reward."""
-    return Trajectory(id=name, task_id="t", turns=tuple(turns), stop=StopReason.FINISHED, reward=Reward.of({}, even=reward))
+    return Trajectory(id=name, task_id=task, turns=tuple(turns), stop=StopReason.FINISHED, reward=Reward.of({}, even=reward))
 
 
 def group(name: str, rollouts: Sequence[Trajectory]) -> ScoredGroup:
@@ -180,5 +204,7 @@ def write_model(directory: Path, shape: dict[str, int], seed: int = 0) -> Path:
     words = Tokenizer(models.WordLevel({f"t{number}": number for number in range(shape["vocab_size"])}, unk_token="t0"))
     words.pre_tokenizer = pre_tokenizers.Whitespace()
     last = f"t{shape['vocab_size'] - 1}"
-    PreTrainedTokenizerFast(tokenizer_object=words, eos_token=last, pad_token=last).save_pretrained(directory)
+    tokenizer = PreTrainedTokenizerFast(tokenizer_object=words, eos_token=last, pad_token=last)
+    tokenizer.chat_template = "{{ messages[0].content }}"
+    tokenizer.save_pretrained(directory)
     return directory
