@@ -3,19 +3,18 @@
 import asyncio
 import json
 from collections import Counter
-from collections.abc import AsyncIterator, Sequence
+from collections.abc import AsyncGenerator, Sequence
+from contextlib import aclosing
 from types import TracebackType
 from typing import NamedTuple, Self, TypeVar
-from urllib.parse import quote
+from urllib.parse import quote, urlencode
 from uuid import uuid4
 
-import httpx
 import zstandard
 from pydantic import BaseModel, SecretStr, ValidationError
 
 from core import wire
 from core.errors import QueueError
-from core.logs import get_logger
 from core.types import JsonObject, ScoredGroup, Update
 from core.wire import WireError
 from services.rollout_api.messages import (
@@ -32,14 +31,9 @@ from services.rollout_api.messages import (
     RunStatus,
     TakeBatch,
 )
-
-FIRST_PAUSE_SECONDS = 0.1
-LONGEST_PAUSE_SECONDS = 2.0
-ANSWER_SECONDS = 60.0  # for a large batch over a slow line, on top of what was asked to wait
+from services.sdk.connection import Answer, Connection
 
 M = TypeVar("M", bound=BaseModel)
-
-log = get_logger("rollout_client")
 
 
 class TakenBatch(NamedTuple):
@@ -65,11 +59,8 @@ class RolloutClient:
 
     def __init__(self, base_url: str, token: SecretStr | None = None, *, retry_seconds: float = 60.0, run: str = "") -> None:
         """`run`: whose queue is meant; empty is the run that this client opens, else the only one that is open."""
-        self._run, self.ready_url = run, f"{base_url}/ready"
-        headers = {"Authorization": f"Bearer {token.get_secret_value()}"} if token is not None else {}
-        # a proxy of the process environment has nothing to do with our own services
-        self._http = httpx.AsyncClient(base_url=base_url, headers=headers, trust_env=False)
-        self._retry_seconds = retry_seconds
+        self._run, self.base_url, self.ready_url = run, base_url, f"{base_url}/ready"
+        self._connection = Connection(base_url, token, retry_seconds)
         self._handed_over: Counter[str] = Counter()
 
     async def __aenter__(self) -> Self:
@@ -82,14 +73,14 @@ class RolloutClient:
 
     async def aclose(self) -> None:
         """Close the connections."""
-        await self._http.aclose()
+        await self._connection.aclose()
 
     async def register_environment(
         self, name: str, *, group_size: int | None = None, weight: float = 1.0, min_share: float = 0.0
     ) -> None:
         """Make an environment known. `group_size` None: the run's. Again is fine, and changes it."""
         spec = EnvironmentSpec(group_size=group_size, weight=weight, min_share=min_share)
-        await self._send("PUT", f"/v1/environments/{quote(name, safe='')}", spec)
+        await self._connection.send("PUT", f"/v1/environments/{quote(name, safe='')}", spec)
 
     async def demand(
         self, environment: str, running: int, *, worker: str = "", wait_seconds: float = 0.0, most: int | None = None
@@ -99,34 +90,33 @@ class RolloutClient:
         At most `most`, so that others get what this server has no room for. A newer call with the same environment and
         worker ends an older one that still waits.
         """
-        query = httpx.QueryParams(
-            environment=environment,
-            running=running,
-            handed_over=self._handed_over[worker],
-            worker=worker,
-            wait_seconds=wait_seconds,
-            run=self._run,
-        )
-        query = query if most is None else query.set("most", most)
-        answer = await self._send("GET", f"/v1/demand?{query}", wait_seconds=wait_seconds)
+        query = {
+            "environment": environment,
+            "running": running,
+            "handed_over": self._handed_over[worker],
+            "worker": worker,
+            "wait_seconds": wait_seconds,
+            "run": self._run,
+        } | ({} if most is None else {"most": most})
+        answer = await self._connection.send("GET", f"/v1/demand?{urlencode(query)}", wait_seconds=wait_seconds)
         return _model(Demand, answer)
 
     async def post_group(self, group: ScoredGroup, *, worker: str = "") -> bool:
         """Hand over a group; when this returns it is on the disk. False where it already was."""
-        query = httpx.QueryParams(worker=worker, run=self._run, handed_over=self._handed_over[worker])
-        answer = await self._send("POST", f"/v1/groups?{query}", group)
+        query = urlencode({"worker": worker, "run": self._run, "handed_over": self._handed_over[worker]})
+        answer = await self._connection.send("POST", f"/v1/groups?{query}", group)
         self._handed_over[worker] += 1
         return _model(Receipt, answer).first
 
     async def open_run(self, spec: RunSpec) -> Run:
         """Start a run, or resume the one of that id: what a trainer had taken before goes back to the queue."""
-        run = _model(Run, await self._send("POST", "/v1/run", spec))
+        run = _model(Run, await self._connection.send("POST", "/v1/run", spec))
         self._run = run.id
         return run
 
     async def set_run_status(self, run_id: str, status: RunStatus) -> Run:
         """Pause, continue or finish the run."""
-        return _model(Run, await self._send("POST", "/v1/run/status", RunChange(id=run_id, status=status)))
+        return _model(Run, await self._connection.send("POST", "/v1/run/status", RunChange(id=run_id, status=status)))
 
     async def take_batch(
         self,
@@ -165,110 +155,63 @@ class RolloutClient:
         return await self._take(wanted)
 
     async def _take(self, wanted: TakeBatch) -> TakenBatch | None:
-        answer = await self._send("POST", "/v1/batches", wanted, wait_seconds=wanted.wait_seconds, accept="application/zstd")
-        if answer.status_code == 204:
+        answer = await self._connection.send(
+            "POST", "/v1/batches", wanted, wait_seconds=wanted.wait_seconds, accept="application/zstd"
+        )
+        if answer.status == 204:
             return None
         try:
-            reply = await asyncio.to_thread(_batch_of, answer.content)
+            reply = await asyncio.to_thread(_batch_of, answer.body)
         except (WireError, zstandard.ZstdError) as error:
             raise QueueError(f"POST /v1/batches: {error}") from error
         return TakenBatch(wanted, reply.groups)
 
     async def acknowledge(self, batch_id: str, update: Update) -> Run:
         """The update used that batch; the run is one step further. Again changes nothing."""
-        return _model(Run, await self._send("POST", f"/v1/batches/{quote(batch_id, safe='')}/ack", update))
+        return _model(Run, await self._connection.send("POST", f"/v1/batches/{quote(batch_id, safe='')}/ack", update))
 
     async def return_batch(self, batch_id: str) -> None:
         """Give a batch back before its lease ends; again changes nothing."""
-        await self._send("POST", f"/v1/batches/{quote(batch_id, safe='')}/return")
+        await self._connection.send("POST", f"/v1/batches/{quote(batch_id, safe='')}/return")
 
     async def status(self) -> QueueStatus:
         """Counts, run, environments and the last update."""
-        return _model(QueueStatus, await self._send("GET", f"/v1/status?{httpx.QueryParams(run=self._run)}"))
+        return _model(QueueStatus, await self._connection.send("GET", f"/v1/status?{urlencode({'run': self._run})}"))
 
     async def groups(self, wanted: GroupFilter | None = None) -> GroupPage:
         """A page of what became of groups, newest first."""
-        query = httpx.QueryParams((wanted or GroupFilter()).model_dump(mode="json", exclude_none=True))
-        return _model(GroupPage, await self._send("GET", f"/v1/groups?{query}"))
+        query = urlencode((wanted or GroupFilter()).model_dump(mode="json", exclude_none=True))
+        return _model(GroupPage, await self._connection.send("GET", f"/v1/groups?{query}"))
 
     async def group(self, name: str) -> ScoredGroup:
         """One group as it was posted, while its content is kept."""
         path = f"/v1/groups/{quote(name, safe='')}"
         try:
-            return wire.decode(ScoredGroup, (await self._send("GET", path)).content)
+            return wire.decode(ScoredGroup, (await self._connection.send("GET", path)).body)
         except WireError as error:
             raise QueueError(f"GET {path}: {error}") from error
 
-    async def events(self, kinds: Sequence[str] = ("batch", "update", "run")) -> AsyncIterator[tuple[str, JsonObject]]:
+    async def events(self, kinds: Sequence[str] = ("batch", "update", "run")) -> AsyncGenerator[tuple[str, JsonObject]]:
         """Kind and facts of what happens from now on, until the API ends the stream."""
-        timeout = httpx.Timeout(ANSWER_SECONDS, connect=5.0)
-        params = {"kinds": ",".join(kinds)} | ({"run": self._run} if self._run else {})
-        try:
-            async with self._http.stream("GET", "/v1/events", params=params, timeout=timeout) as answer:
-                if not answer.is_success:
-                    await answer.aread()
-                    raise QueueError(f"GET /v1/events: {answer.status_code} {_reason(answer)}")
-                kind = ""
-                async for line in answer.aiter_lines():
-                    name, _, value = line.partition(": ")
-                    if name == "event":
-                        kind = value
-                    elif name == "data":
-                        yield kind, json.loads(value)
-        except httpx.TransportError as error:
-            raise QueueError(f"GET /v1/events: {type(error).__name__} {error}") from error
-
-    async def _send(
-        self, method: str, path: str, body: BaseModel | None = None, *, wait_seconds: float = 0.0, accept: str = "*/*"
-    ) -> httpx.Response:
-        request = self._http.build_request(
-            method,
-            path,
-            content=wire.encode(body) if body is not None else None,
-            headers={"Accept": accept} | ({"Content-Type": wire.CONTENT_TYPE} if body is not None else {}),
-            timeout=httpx.Timeout(ANSWER_SECONDS + wait_seconds, connect=5.0),
-        )
-        loop = asyncio.get_running_loop()
-        give_up_at = loop.time() + self._retry_seconds
-        pause = FIRST_PAUSE_SECONDS
-        while True:
-            problem, answer = await self._try(request)
-            if answer is not None:
-                return answer
-            if loop.time() + pause > give_up_at:
-                raise QueueError(f"{method} {request.url.path}: {problem}, for {self._retry_seconds:g} seconds")
-            log.warning("retry", method=method, path=request.url.path, problem=problem, pause_seconds=pause)
-            await asyncio.sleep(pause)
-            pause = min(2 * pause, LONGEST_PAUSE_SECONDS)
-
-    async def _try(self, request: httpx.Request) -> tuple[str, httpx.Response | None]:
-        """What is wrong, or the answer. Raises QueueError for an answer that will be the same next time."""
-        try:
-            answer = await self._http.send(request)
-        except httpx.TransportError as error:
-            return f"{type(error).__name__} {error}".strip(), None
-        if answer.status_code == 503:
-            return f"503 {_reason(answer)}", None
-        if not answer.is_success:
-            raise QueueError(f"{request.method} {request.url.path}: {answer.status_code} {_reason(answer)}")
-        return "", answer
+        query = urlencode({"kinds": ",".join(kinds)} | ({"run": self._run} if self._run else {}))
+        kind = ""
+        async with aclosing(self._connection.lines(f"/v1/events?{query}")) as lines:
+            async for line in lines:
+                name, _, value = line.partition(": ")
+                if name == "event":
+                    kind = value
+                elif name == "data":
+                    yield kind, json.loads(value)
 
 
-def _model(kind: type[M], answer: httpx.Response) -> M:
+def _model(kind: type[M], answer: Answer) -> M:
     try:
-        return kind.model_validate_json(answer.content)
+        return kind.model_validate_json(answer.body)
     except ValidationError as error:
-        raise QueueError(f"{answer.request.method} {answer.request.url.path}: not a {kind.__name__}: {error}") from error
+        raise QueueError(f"{answer.request}: not a {kind.__name__}: {error}") from error
 
 
 def _batch_of(body: bytes) -> BatchReply:
     """A batch as the API stores it: one zstd frame behind the other."""
     with zstandard.ZstdDecompressor().stream_reader(body, read_across_frames=True) as reader:
         return wire.decode(BatchReply, reader.read())
-
-
-def _reason(answer: httpx.Response) -> str:
-    try:
-        return str(answer.json()["error"])[:500]
-    except (ValueError, KeyError, TypeError):
-        return answer.reason_phrase

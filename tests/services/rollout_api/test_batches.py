@@ -221,7 +221,7 @@ async def test_with_several_runs_open_a_group_has_to_say_whose_it_is(tmp_path: P
 
 
 async def test_a_run_of_another_dialect_takes_nothing_that_is_not_its_own(tmp_path: Path):
-    async with queue(tmp_path / "q") as client, RolloutClient(str(client._http.base_url)) as foreign:
+    async with queue(tmp_path / "q") as client, RolloutClient(client.base_url) as foreign:
         await client.post_group(group("before"))
         await foreign.open_run(run_spec("foreign").model_copy(update={"dialect": "other"}))
         await client.post_group(group("beside"))

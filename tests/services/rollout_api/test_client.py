@@ -18,7 +18,7 @@ async def test_a_server_that_is_away_is_a_queue_error():
     with claim_socket("127.0.0.1", 0) as sock:
         port = sock.getsockname()[1]
     async with RolloutClient(f"http://127.0.0.1:{port}", retry_seconds=0.3) as client:
-        with pytest.raises(QueueError, match=r"POST /v1/groups: ConnectError"):
+        with pytest.raises(QueueError, match=r"POST /v1/groups: ClientConnectorError"):
             await client.post_group(group("a"))
 
 

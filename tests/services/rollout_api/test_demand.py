@@ -198,7 +198,7 @@ async def test_each_run_has_a_demand_of_its_own(tmp_path: Path):
     async with queue(tmp_path / "q") as client:
         for name, batch in (("one", 2), ("two", 5)):
             await client.open_run(run_spec(name, batch=batch))
-        url = str(client._http.base_url)
+        url = client.base_url
         found = []
         for name in ("one", "two"):
             async with RolloutClient(url, run=name) as of_run:

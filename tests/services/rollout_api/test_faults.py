@@ -132,7 +132,7 @@ async def test_the_batch_of_a_trainer_that_was_killed_goes_to_another(tmp_path: 
         await client.open_run(run_spec())
         for name in ("a", "b"):
             await client.post_group(group(name))
-        command = [sys.executable, "-c", TRAINER, str(client._http.base_url)]
+        command = [sys.executable, "-c", TRAINER, client.base_url]
         dying = await asyncio.create_subprocess_exec(*command, stdout=subprocess.PIPE)
         assert dying.stdout is not None
         assert await dying.stdout.readline() == b"2\n"
