@@ -75,22 +75,24 @@ async def named_policy(text: str, file: RunFile, settings: Settings, seed: int =
     if text in SCRIPTED:
         yield SCRIPTED[text](seed)
     elif text.startswith(("http://", "https://")):
-        yield await policy_at(text, file, settings)
+        yield await policy_at(text, file, key_for(text, settings))
     elif holds(text, "config.json"):
         from services.trainer_server.serving import served_model
 
         async with served_model(Path(text), settings.api_token) as url:
-            yield await policy_at(url, file, settings)
+            yield await policy_at(url, file, settings.api_token)
     else:
         raise ConfigError(f"--policy {text}: expected gold, expert, an address (http://...) or a directory with a config.json")
 
 
-async def policy_at(url: str, file: RunFile, settings: Settings) -> OpenPolicy:
-    """What opens the policy behind an address: in tokens where its tokenizer is known here, else as an OpenAI server."""
+async def policy_at(url: str, file: RunFile, token: SecretStr | None) -> OpenPolicy:
+    """What opens the policy behind an address: in tokens where its tokenizer is known here, else as an OpenAI server.
+
+    The token is sent to that server.
+    """
     root = root_of(url)
     wanted = file.with_flags(policy__base_url=root)
     wanted.with_flags(policy__kind="server").section("policy", PolicyConfig)  # a mistake is told before the server is asked
-    token = _token_for(root, settings)
     told = file.sections().policy.keys()
     if not {"kind", "tokenizer"} & told:
         served = await _first_model(root, token)
@@ -99,10 +101,13 @@ async def policy_at(url: str, file: RunFile, settings: Settings) -> OpenPolicy:
     return lambda environment: resampled(open_policy(config, token), config.resamples)
 
 
-def _token_for(root: str, settings: Settings) -> SecretStr | None:
-    """Ours for our own servers; a remote one is never told ours where it has a key of its own."""
-    remote = not is_loopback(urlsplit(root).hostname or "")
-    return settings.openai_api_key if remote and settings.openai_api_key is not None else settings.api_token
+def key_for(url: str, settings: Settings) -> SecretStr | None:
+    """Our own token stays on this machine: who listens at an address elsewhere is told the key for such servers, or none."""
+    return settings.api_token if _is_here(url) else settings.openai_api_key
+
+
+def _is_here(url: str) -> bool:
+    return is_loopback(urlsplit(url).hostname or "")
 
 
 def _kind_of(served: JsonObject) -> dict[str, str]:
@@ -126,6 +131,10 @@ async def _first_model(root: str, token: SecretStr | None) -> JsonObject:
             answer = await http.get(f"{root}/v1/models", headers=headers)
             answer.raise_for_status()
             first = answer.json()["data"][0]
+    except httpx.HTTPStatusError as error:
+        status, variable = error.response.status_code, "NATGYM_API_TOKEN" if _is_here(root) else "NATGYM_OPENAI_API_KEY"
+        hint = f"; the key for it is {variable}" if status in (401, 403) else ""
+        raise PolicyError(f"{root}/v1/models: answered {status}{hint}") from error
     except httpx.HTTPError as error:
         raise PolicyError(f"{root}/v1/models: no answer: {error or type(error).__name__}") from error
     except (ValueError, LookupError, TypeError) as error:

@@ -39,7 +39,7 @@ async def environment_server(name: str, file: RunFile, settings: Settings) -> As
     config, url = file.section("rollouts", RolloutsConfig), policy_url_of(file)
     async with rollout_api(config, settings) as client:
         await wait_until_ready(health_of(url), "the policy")
-        async with open_arena(name, file, settings, await policy_at(url, file, settings)) as arena:
+        async with open_arena(name, file, settings, await policy_at(url, file, settings.api_token)) as arena:
             yield EnvironmentServer(ArenaPlayer(arena), client, config, url)
 
 
