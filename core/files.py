@@ -39,7 +39,8 @@ def flush(path: Path) -> None:
 def make_folder(path: Path) -> None:
     """Make a folder, and those above it, on the disk. Raises OSError."""
     if not path.is_dir():
-        make_folder(path.parent)
+        if not path.parent.exists():  # else making this one tells best what is wrong with it
+            make_folder(path.parent)
         path.mkdir(exist_ok=True)
         flush(path.parent)
 
