@@ -102,7 +102,8 @@ async def test_twenty_kills_at_random_moments_lose_nothing_and_train_on_nothing_
 
     async def trainer(client: RolloutClient) -> None:
         while len(trained) < len(names):
-            if taken := await client.take_batch(5, 0, wait_seconds=1.0, lease_seconds=5.0):
+            # a lease that lasts: the posts are quick, and this request may meet a server that is away several times in a row
+            if taken := await client.take_batch(5, 0, wait_seconds=1.0, lease_seconds=60.0):
                 await client.acknowledge(taken.batch_id, update())
                 trained.extend(ids(taken.groups))
 
