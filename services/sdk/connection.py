@@ -7,6 +7,7 @@ import asyncio
 import json
 from collections.abc import AsyncGenerator, AsyncIterator
 from contextlib import asynccontextmanager
+from io import BytesIO
 from typing import NamedTuple
 
 import aiohttp
@@ -96,8 +97,9 @@ class Connection:
             self._session = aiohttp.ClientSession(connector=aiohttp.TCPConnector(limit=0), headers=self._headers)
         limit = aiohttp.ClientTimeout(total=None, sock_connect=CONNECT_SECONDS, sock_read=ANSWER_SECONDS + wait_seconds)
         url = URL(f"{self._base_url}{path}", encoded=True)  # names in it are quoted already
+        body = BytesIO(data) if data is not None else None  # sent in parts: a large group must not hold up the loop
         async with self._session.request(
-            method, url, data=data, headers=headers, timeout=limit, allow_redirects=False
+            method, url, data=body, headers=headers, timeout=limit, allow_redirects=False
         ) as response:
             yield response
 

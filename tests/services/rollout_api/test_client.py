@@ -7,6 +7,7 @@ import pytest
 from pydantic import SecretStr
 
 from core.errors import ConfigError, PortInUse, QueueError
+from core.types import Message, Role
 from services.bind import claim_socket
 from services.rollout_api.base import Limits
 from services.rollout_api.server import RolloutApiConfig, serve_api
@@ -31,6 +32,19 @@ async def test_a_full_queue_is_waited_for(tmp_path: Path):
         assert taken is not None
         await client.acknowledge(taken.batch_id, update())
         assert await waiting is True
+
+
+async def test_a_group_of_megabytes_goes_there_and_back(tmp_path: Path):
+    small = group("a")
+    large = small.model_copy(
+        update={"task": small.task.model_copy(update={"messages": (Message(role=Role.USER, content="ä" * (1 << 20)),)})}
+    )
+    async with serving(tmp_path / "q", max_body_bytes=1 << 23) as url, RolloutClient(url) as client:
+        await client.open_run(run_spec())
+        await client.post_group(large)
+        taken = await client.take_batch(1, 0)
+    assert taken is not None
+    assert taken.groups == (large,)
 
 
 async def test_a_wrong_token_is_not_tried_again(tmp_path: Path):
