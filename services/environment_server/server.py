@@ -12,15 +12,16 @@ import httpx
 
 from core.errors import BoundaryError, PolicyError
 from core.logs import get_logger
-from core.types import Failure, ScoredGroup
+from core.types import Failure, ScoredGroup, StopReason, Trajectory
 from environments.completion_client import root_of
+from environments.episode import failure_of
 from services.arena import RolloutsConfig
 from services.environment_server.player import Player
 from services.environment_server.record import GroupFile, GroupRecord
 from services.environment_server.task_order import OwnTasks, TaskSource
 from services.ready import answers, wait_until_ready
 from services.rollout_api.messages import Demand
-from services.sdk.base import RolloutApi
+from services.sdk.base import GroupRefused, RolloutApi
 
 log = get_logger("environment_server")
 
@@ -99,11 +100,22 @@ class EnvironmentServer:
         started = monotonic()
         group = await self._player.play(assignment, demand)
         played = monotonic()
-        await self._client.post_group(group, worker=self._worker)
+        group = await self._handed_over(group)
         self._running -= 1
         await source.done(assignment.group_id)
         records.write(GroupRecord.of(group, play_seconds=played - started, post_seconds=monotonic() - played))
         self._note(group)
+
+    async def _handed_over(self, group: ScoredGroup) -> ScoredGroup:
+        """What the rollout API took: the group, or where it will never take that one, the news that it was lost."""
+        try:
+            await self._client.post_group(group, worker=self._worker)
+            return group
+        except GroupRefused as error:
+            log.warning("group_refused", group=group.id, problem=str(error))
+            group = _lost(group, failure_of(error))
+        await self._client.post_group(group, worker=self._worker)
+        return group
 
     def _note(self, group: ScoredGroup) -> None:
         self._lost_in_a_row = 0 if group.scored else self._lost_in_a_row + 1
@@ -128,3 +140,12 @@ class EnvironmentServer:
     async def _policy_answers(self) -> bool:
         async with httpx.AsyncClient(timeout=HEALTH_SECONDS, trust_env=False) as http:
             return await answers(http, self._health)
+
+
+def _lost(group: ScoredGroup, failure: Failure) -> ScoredGroup:
+    """The same group without anything that its members said."""
+    members = tuple(
+        Trajectory(id=one.id, task_id=one.task_id, turns=(), stop=StopReason.FAILED, failure=failure, seconds=one.seconds)
+        for one in group.trajectories
+    )
+    return group.model_copy(update={"trajectories": members})

@@ -16,6 +16,7 @@ from core.errors import QueueError
 from core.logs import get_logger
 from core.types import JsonObject, ScoredGroup
 from services.rollout_api.messages import Demand
+from services.sdk.base import OF_THIS_GROUP, GroupRefused
 from services.sdk.scored_data import scored_data
 
 ANSWER_SECONDS = 30.0
@@ -85,7 +86,8 @@ class AtroposClient:
             if answer is not None and answer.is_success:
                 return True
             if answer is not None and answer.status_code < 500:
-                raise QueueError(f"POST /scored_data: {answer.status_code} {answer.text[:300]}")
+                kind = GroupRefused if answer.status_code in OF_THIS_GROUP else QueueError
+                raise kind(f"POST /scored_data: {answer.status_code} {answer.text[:300]}")
             await asyncio.sleep(LOOK_SECONDS)
 
     async def _status(self) -> JsonObject:

@@ -3,8 +3,16 @@
 from types import TracebackType
 from typing import Protocol, Self
 
+from core.errors import QueueError
 from core.types import ScoredGroup
 from services.rollout_api.messages import Demand
+
+OF_THIS_GROUP = (413, 422)
+"""Answers that speak of what was posted: too large, or not as a group has to be."""
+
+
+class GroupRefused(QueueError):
+    """A group that will never be taken; others may be."""
 
 
 class RolloutApi(Protocol):
@@ -30,5 +38,5 @@ class RolloutApi(Protocol):
         ...
 
     async def post_group(self, group: ScoredGroup, *, worker: str = "") -> bool:
-        """Hand over a group. False where it was accepted before."""
+        """Hand over a group. False where it was accepted before. Raises GroupRefused, and QueueError for everything else."""
         ...

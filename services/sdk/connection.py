@@ -35,6 +35,14 @@ class Answer(NamedTuple):
     body: bytes
 
 
+class Refused(QueueError):
+    """An answer that will be the same next time."""
+
+    def __init__(self, status: int, message: str) -> None:
+        super().__init__(message)
+        self.status = status
+
+
 class Connection:
     """A pool of connections. Every request may be sent twice without harm: its id comes from the caller."""
 
@@ -53,7 +61,7 @@ class Connection:
     ) -> Answer:
         """The answer; a lost connection and a 503 are tried again for `retry_seconds`.
 
-        Raises QueueError at the end of that time, and for an answer that will be the same next time.
+        Raises QueueError at the end of that time, and Refused for an answer that will be the same next time.
         """
         data, loop, pause = wire.encode(body) if body is not None else None, asyncio.get_running_loop(), FIRST_PAUSE_SECONDS
         headers = {"Accept": accept} | ({"Content-Type": wire.CONTENT_TYPE} if body is not None else {})
@@ -66,7 +74,7 @@ class Connection:
                     return answer
                 problem = f"{answer.status} {_reason(answer, response.reason)}"
                 if answer.status != 503:
-                    raise QueueError(f"{request}: {problem}")
+                    raise Refused(answer.status, f"{request}: {problem}")
             except (aiohttp.ClientError, TimeoutError) as error:
                 problem = f"{type(error).__name__} {error}".strip()
             if loop.time() + pause > give_up_at:

@@ -31,7 +31,8 @@ from services.rollout_api.messages import (
     RunStatus,
     TakeBatch,
 )
-from services.sdk.connection import Answer, Connection
+from services.sdk.base import OF_THIS_GROUP, GroupRefused
+from services.sdk.connection import Answer, Connection, Refused
 
 M = TypeVar("M", bound=BaseModel)
 
@@ -102,9 +103,12 @@ class RolloutClient:
         return _model(Demand, answer)
 
     async def post_group(self, group: ScoredGroup, *, worker: str = "") -> bool:
-        """Hand over a group; when this returns it is on the disk. False where it already was."""
+        """Hand over a group; when this returns it is on the disk. False where it already was. Raises GroupRefused."""
         query = urlencode({"worker": worker, "run": self._run, "handed_over": self._handed_over[worker]})
-        answer = await self._connection.send("POST", f"/v1/groups?{query}", group)
+        try:
+            answer = await self._connection.send("POST", f"/v1/groups?{query}", group)
+        except Refused as error:
+            raise (GroupRefused(str(error)) if error.status in OF_THIS_GROUP else error) from error
         self._handed_over[worker] += 1
         return _model(Receipt, answer).first
 

@@ -118,6 +118,19 @@ async def test_an_episode_that_breaks_is_a_failure_and_costs_its_group_nothing(t
     assert lost == [{"sandbox": 1}]
 
 
+async def test_a_group_that_is_too_large_for_the_queue_is_lost_alone(tmp_path: Path):
+    said = [call("write", text="1" * (2 << 20))]  # twice what a body may have
+
+    async def at_length_once(request: object) -> str:
+        return said.pop() if said else call("write", text="1")
+
+    async with server_of(tmp_path, FakePolicy([at_length_once, call("finish")]), FakeBackend()) as (server, client):
+        async with asyncio.timeout(60):
+            await asyncio.gather(train(client, steps=1), server.run(GroupFile(tmp_path / "groups.jsonl")))
+    lost = [record.lost for record in read_groups(tmp_path / "groups.jsonl") if record.lost]
+    assert lost == [{"queue": 2}]
+
+
 async def test_it_ends_and_says_why_where_nothing_but_failures_comes(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
     monkeypatch.setattr("services.environment_server.server.LOST_IN_A_ROW", 3)
 
