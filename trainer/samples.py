@@ -18,8 +18,8 @@ LEAST_LOGPROB, MOST_LOGPROB = -60.0, 0.1
 LARGEST_REWARD = 1e18  # its square, and sums of those, still fit into float32
 CUT_OFF = frozenset({StopReason.MAX_TURNS, StopReason.MAX_TOKENS, StopReason.TIMEOUT})
 
-Advantages = Callable[[Sequence[float]], Sequence[float]]
-"""Rewards of a group's scored members -> one advantage each, both (G,)."""
+Advantages = Callable[[Sequence[float]], Sequence[float | None]]
+"""Rewards of a group's scored members -> one advantage each, both (G,); None for a member that is not learned from."""
 
 
 class Dropped(StrEnum):
@@ -35,6 +35,8 @@ class Dropped(StrEnum):
     """Fewer than two scored members: nothing to compare with."""
     ZERO_VARIANCE = "zero_variance"
     """All members earned the same."""
+    NOT_CHOSEN = "not_chosen"
+    """The algorithm learns from other members only: SFT from good ones, DPO from the best and the worst."""
     CUT_OFF = "cut_off"
     """Stopped by a limit, and `mask_cut_off` is set; counts in the group's mean all the same."""
     NO_TOKENS = "no_tokens"
@@ -103,6 +105,9 @@ def build_samples(
             dropped[reason] += len(group.scored)
             continue
         for trajectory, advantage in zip(group.scored, advantages(group.rewards), strict=True):
+            if advantage is None:
+                dropped[Dropped.NOT_CHOSEN] += 1
+                continue
             if (reason := _unusable(trajectory, config, admission)) is not None:
                 dropped[reason] += 1
                 continue

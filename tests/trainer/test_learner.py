@@ -15,7 +15,7 @@ from trainer.algorithms.weighing import OldLogprobs
 from trainer.batch import collate
 from trainer.engines.torch_engine import TorchEngine, TorchEngineConfig
 from trainer.learner import Learner, Lesson
-from trainer.samples import Admission, build_samples
+from trainer.samples import Admission, Dropped, build_samples
 
 
 def learn(model: Path, seed: int = 0, **settings: object) -> tuple[Lesson, TorchEngine]:
@@ -84,3 +84,12 @@ def test_sft_learns_from_rollouts_that_have_no_rival(toy_model: Path):
     alone = group("g", [scored("a", 1.0, [turn([1], [2, 3])])])
     assert Learner(engine, SFT()).learn([alone], Admission(), step=0).tokens == 2
     assert not Learner(engine, GRPO()).learn([alone], Admission(), step=0).changed
+
+
+@pytest.mark.parametrize(("algorithm", "trained"), [(SFT(), 3), (DPO(), 2), (GRPO(), 4)], ids=lambda one: type(one).__name__)
+def test_rollouts_that_teach_nothing_are_counted_as_such(toy_model: Path, algorithm: Algorithm, trained: int):
+    rewards = (1.0, 0.5, 1.0, 1.0)
+    one = group("g", [scored(str(number), reward, [turn([1], [2, 3])]) for number, reward in enumerate(rewards)])
+    found = Learner(TorchEngine(toy_model, TorchEngineConfig()), algorithm).learn([one], Admission(), step=0).samples
+    assert (found.rollouts, found.trained) == (4, trained)
+    assert found.dropped == ({Dropped.NOT_CHOSEN: 4 - trained} if trained < 4 else {})

@@ -112,8 +112,11 @@ class Algorithm(Protocol):
         """Whether members of a group are measured against each other: then equal ones and single ones teach nothing."""
         ...
 
-    def advantages(self, rewards_G: Sequence[float]) -> list[float]:  # noqa: N803
-        """One advantage per scored member of a group, (G,) in and out; if it compares: G >= 2 and not all rewards equal."""
+    def advantages(self, rewards_G: Sequence[float]) -> Sequence[float | None]:  # noqa: N803
+        """One advantage per scored member of a group, (G,) in and out; None: not learned from.
+
+        If it compares: G >= 2 and not all rewards equal.
+        """
         ...
 
     def prepare(self, batch: Batch, samples: Sequence[Sample], logprobs: Tensor | None) -> Batch:

@@ -50,10 +50,10 @@ class DPO:
     def compares(self) -> bool:
         return True
 
-    def advantages(self, rewards_G: Sequence[float]) -> list[float]:  # noqa: N803
-        """1.0 for the best member, -1.0 for the worst, 0.0 for the others; of equal ones the first."""
+    def advantages(self, rewards_G: Sequence[float]) -> list[float | None]:  # noqa: N803
+        """1.0 for the best member, -1.0 for the worst, None for the others; of equal ones the first."""
         best, worst = rewards_G.index(max(rewards_G)), rewards_G.index(min(rewards_G))
-        return [float(index == best) - float(index == worst) for index in range(len(rewards_G))]
+        return [{best: 1.0, worst: -1.0}.get(index) for index in range(len(rewards_G))]
 
     def prepare(self, batch: Batch, samples: Sequence[Sample], logprobs: Tensor | None) -> Batch:
         """Weights dL/dlogp of each row, times the step's tokens; 0.0 where one of a pair is missing."""

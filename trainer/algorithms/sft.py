@@ -43,9 +43,9 @@ class SFT:
     def compares(self) -> bool:
         return False
 
-    def advantages(self, rewards_G: Sequence[float]) -> list[float]:  # noqa: N803
-        """1.0 for a rollout to learn from, 0.0 for others, (G,) in and out."""
-        return [float(reward >= self.config.min_reward) for reward in rewards_G]
+    def advantages(self, rewards_G: Sequence[float]) -> list[float | None]:  # noqa: N803
+        """1.0 for a rollout to learn from, None for others, (G,) in and out."""
+        return [1.0 if reward >= self.config.min_reward else None for reward in rewards_G]
 
     def prepare(self, batch: Batch, samples: Sequence[Sample], logprobs: Tensor | None) -> Batch:
         """Weights that make the loss a mean over the tokens that are learned from."""

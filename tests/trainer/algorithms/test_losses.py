@@ -210,7 +210,7 @@ def test_sft_is_the_mean_likelihood_of_good_rollouts():
     picked = torch.cat([new[index][batch.loss_mask[index]] for index in good])
     value = algorithm.loss(Predictions(new, torch.zeros_like(new)), ready, batch.tokens).value
     assert value.item() == pytest.approx(-picked.double().mean().item(), rel=FLOAT32)
-    assert algorithm.advantages([1.0, 0.99, 2.0]) == [1.0, 0.0, 1.0]
+    assert algorithm.advantages([1.0, 0.99, 2.0]) == [1.0, None, 1.0]
 
 
 def test_the_gradient_of_dpo_is_that_of_its_paper():
@@ -229,7 +229,7 @@ def test_the_gradient_of_dpo_is_that_of_its_paper():
 
 
 def test_dpo_takes_the_best_and_the_worst():
-    assert DPO().advantages([0.5, 1.0, 0.0, 1.0]) == [0.0, 1.0, -1.0, 0.0]
+    assert DPO().advantages([0.5, 1.0, 0.0, 1.0]) == [None, 1.0, -1.0, None]
 
 
 ALL: list[Algorithm] = [
