@@ -2,10 +2,8 @@
 
 import asyncio
 import os
-import shutil
 import tempfile
 from collections.abc import Callable
-from contextlib import suppress
 from pathlib import Path
 from typing import NamedTuple
 
@@ -13,6 +11,7 @@ from backends.agent_bundle import compiled_agent, compiled_command
 from backends.agent_sandbox import AgentSandbox, Hooks
 from backends.base import SandboxSpec
 from backends.memory_files import MemoryFiles
+from backends.ssh_far import remove_folder
 from backends.start import Launch, hello, start_sandbox
 from core.errors import ConfigError
 from core.types import JsonObject
@@ -36,13 +35,8 @@ class Place(NamedTuple):
             os.chown(path, user or 0, user or 0)
 
     def remove(self) -> None:
-        """Remove all of it, also what a command has closed to everybody."""
-        for parent, names, _ in os.walk(self.directory):
-            for path in (Path(parent, name) for name in names):
-                if not path.is_symlink():
-                    with suppress(OSError):
-                        path.chmod(0o700)
-        shutil.rmtree(self.directory, ignore_errors=True)
+        """Remove all of it, also what a command has closed to everybody, or put deeper than a path can say."""
+        remove_folder(str(self.directory))
 
 
 class PrivateDirectory:

@@ -9,6 +9,7 @@ standard input: four bytes of length and a JSON object. What comes after it belo
 
 from __future__ import annotations
 
+import contextlib
 import json
 import os
 import signal
@@ -68,8 +69,6 @@ def launch(order: dict) -> None:
 
 def launch_in_folder(order: dict) -> None:
     """Run the program of the order beside a folder of its own, which is removed afterwards."""
-    import shutil
-
     os.mkdir(order["folder"], 0o700)
     for name in order["folders"]:
         os.mkdir(os.path.join(order["folder"], name), 0o700)
@@ -81,7 +80,20 @@ def launch_in_folder(order: dict) -> None:
     for number in (signal.SIGHUP, signal.SIGTERM, signal.SIGINT):
         signal.signal(number, signal.SIG_IGN)
     os.waitpid(pid, 0)
-    shutil.rmtree(order["folder"], ignore_errors=True)
+    remove_folder(order["folder"])
+
+
+def remove_folder(folder: str) -> None:
+    """Remove a folder in which a policy's commands have worked, and none works any more."""
+    import shutil
+    import subprocess
+
+    with contextlib.suppress(RecursionError):  # it goes as deep into itself as the folders do
+        shutil.rmtree(folder, ignore_errors=True)
+    if os.path.lexists(folder):
+        # what a command has closed is opened; only folders, because a file may have a name elsewhere too
+        opened = 'find "$0" -type d ! -perm -700 -execdir chmod u+rwx {} ";"'
+        subprocess.run(["/bin/sh", "-c", f'{opened}; rm -rf -- "$0"', folder], capture_output=True, check=False)
 
 
 def find(order: dict) -> dict:

@@ -48,11 +48,13 @@ def _used(root: str) -> int:
     found = os.statvfs(root)
     if os.stat(root).st_dev != os.stat(os.path.join(root, "..")).st_dev:
         return (found.f_blocks - found.f_bfree) * found.f_frsize
-    return sum(_used_by_file(os.path.join(directory, name)) for directory, _, names in os.walk(root) for name in names)
-
-
-def _used_by_file(path: str) -> int:
-    try:
-        return os.lstat(path).st_blocks * 512
-    except OSError:  # removed in the meantime
-        return 0
+    used, waiting = 0, [root]
+    while waiting:  # not os.walk, which goes as deep into itself as the directories do
+        with Suppressed(OSError), os.scandir(waiting.pop()) as entries:  # closed, or too deep for a path
+            for entry in entries:
+                if entry.is_dir(follow_symlinks=False):
+                    waiting.append(entry.path)
+                    continue
+                with Suppressed(OSError):  # removed in the meantime
+                    used += entry.stat(follow_symlinks=False).st_blocks * 512
+    return used

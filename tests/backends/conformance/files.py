@@ -181,6 +181,17 @@ async def names_that_are_longer_together_than_the_host_allows_are_refused(place:
 
 
 @case()
+async def directories_deeper_than_python_goes_are_measured_and_removed(place: Place):
+    deep = "import os\nfor _ in range(3000):\n    os.mkdir('d'); os.chdir('d')"
+    await place.sandbox.exec(["python3", "-I", "-S", "-c", deep], timeout_seconds=30)
+    assert (await place.sandbox.stats()).disk_bytes >= 0
+    await place.sandbox.reset()
+    assert await place.text("ls") == ""
+    await place.sandbox.exec(["python3", "-I", "-S", "-c", deep], timeout_seconds=30)
+    await place.sandbox.destroy()
+
+
+@case()
 async def a_name_that_no_file_can_have_is_refused(place: Place):
     for attempt in (place.sandbox.write("x" * 300, b""), place.sandbox.write("x" * 300 + "/a", b"")):
         with pytest.raises(SandboxPathError):
