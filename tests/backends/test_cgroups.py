@@ -49,7 +49,9 @@ async def test_every_command_is_in_them(places: list[Path], local: LocalBackend)
 
 async def test_a_command_that_ran_out_of_memory_says_so(places: list[Path], local: LocalBackend):
     sandbox = await local.create(SandboxSpec(memory_mib=64, disk_mib=1, processes=64))
-    hog = "import os\nfor _ in range(4): os.fork()\nx = b'x' * (60 << 20)"
+    # all that is taken is held, and the command ends by a signal when one of them was killed
+    child = "x = b'x' * (60 << 20); signal.pause()"
+    hog = f"import os, signal\nfor _ in range(4):\n  if not os.fork(): {child}\nos.wait()\nos.kill(0, 9)"
     result = await sandbox.exec(["python3", "-I", "-S", "-c", hog], timeout_seconds=60)
     assert (result.out_of_memory, result.exit_code == 0) == (True, False)
     assert not (await sandbox.exec(["sh", "-c", "kill -9 $$"], timeout_seconds=60)).out_of_memory

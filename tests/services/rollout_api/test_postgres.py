@@ -7,7 +7,7 @@ from contextlib import asynccontextmanager
 
 import pytest
 
-from core.errors import ConfigError, QueueError
+from core.errors import ConfigError
 from core.wire import encode
 from services.rollout_api import ledger, ledger_runs
 from services.rollout_api.base import Limits, Parcel
@@ -17,6 +17,7 @@ from services.rollout_api.postgres import PostgresServer
 from services.rollout_api.refusals import Conflict
 from services.rollout_api.store import LedgerStore
 from services.rollout_api.transaction import Transaction, read_snapshot
+from services.sdk.connection import Refused
 from services.sdk.rollout_client import RolloutClient
 from tests.services.rollout_api.harness import ROOMY, ApiProcess, group, ids, run_spec, serving, update
 from tests.services.rollout_api.postgres_server import PostgresProcess
@@ -71,7 +72,7 @@ async def test_another_content_under_a_known_id_is_a_conflict_and_hurts_nobody_e
             return_exceptions=True,
         )  # fmt: skip
         counts = (await client.status()).counts
-    assert [type(outcome) for outcome in outcomes] == [bool, QueueError, bool]
+    assert [type(outcome) for outcome in outcomes] == [bool, Refused, bool]
     assert counts.queued == 3
 
 
