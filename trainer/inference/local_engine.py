@@ -28,7 +28,7 @@ from trainer.inference.completion import Completion, Decode
 from trainer.inference.decoder import Decoder
 from trainer.inference.loading import load_decoder
 from trainer.inference.scheduler import Room, Scheduler
-from trainer.inference.threads import probed_threads
+from trainer.inference.threads import alone, probed_threads
 from trainer.weights import TORCH_TYPES, TensorSource, WeightFormat, WeightSource
 
 if TYPE_CHECKING:
@@ -113,7 +113,9 @@ class LocalEngine:
         Raises ConfigError for what cannot be decoded exactly, and for a device that is not here.
         """
         config = config or LocalEngineConfig()
-        return cls(load_decoder(model_dir, config.device, TORCH_TYPES[config.dtype]), config, decode=decode, version=version)
+        with alone():
+            decoder = load_decoder(model_dir, config.device, TORCH_TYPES[config.dtype])
+            return cls(decoder, config, decode=decode, version=version)
 
     @property
     def policy_version(self) -> int:

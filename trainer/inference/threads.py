@@ -1,6 +1,7 @@
 """How many threads a matrix product should use here and now."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Generator
+from contextlib import contextmanager
 from time import perf_counter
 
 import torch
@@ -23,6 +24,7 @@ def probed_threads(wanted: int, measure: Measure | None = None) -> int:
     `measure`: seconds that a little work takes with so many threads. Sets what this thread of torch uses.
     """
     measure = measure or product_seconds
+    torch.get_num_threads()  # or the first product of this thread takes over the number that another thread set last
     if wanted > 1:
         one, several = measure(1), measure(wanted)
         if several > WORTH * one:
@@ -30,6 +32,21 @@ def probed_threads(wanted: int, measure: Measure | None = None) -> int:
             wanted = 1
     torch.set_num_threads(wanted)
     return wanted
+
+
+@contextmanager
+def alone() -> Generator[None]:
+    """This thread of torch computes without others, or it keeps a team of them for ever.
+
+    With two teams there are more threads than cores, and OpenMP then lets those of the decode thread sleep between all
+    their products: two of them were no faster than one.
+    """
+    before = torch.get_num_threads()
+    torch.set_num_threads(1)
+    try:
+        yield
+    finally:
+        torch.set_num_threads(before)
 
 
 def product_seconds(threads: int) -> float:
