@@ -113,10 +113,10 @@ def skyrl_rows(model: Path, repeats: int) -> dict[str, dict]:
         folder = Path(stack.enter_context(TemporaryDirectory()))
         # first, because it tries its threads when it starts, and the other is busy for a while when that does
         server = stack.enter_context(part("serve", model=model, threads=2))
+        asyncio.run(over_http(server, BATCH, seed=0))
         there = stack.enter_context(skyrl_server(model, folder, max_lora_adapters=8, max_lora_rank=8))
         client = stack.enter_context(part("skyrl", model=model, url=there.url, batch=BATCH))
         publisher = stack.enter_context(part("publish", model=model, batch=BATCH))
-        asyncio.run(over_http(server, BATCH, seed=0))
         publisher.round()
         for seed in range(1, repeats + 1):
             took, before = asyncio.run(over_http(server, BATCH, seed)), there.cpu_seconds()
