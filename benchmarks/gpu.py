@@ -17,7 +17,6 @@ figure. `--record` writes benchmarks/results/gpu.json.
 
 import argparse
 import asyncio
-import json
 import os
 import random
 import time
@@ -32,7 +31,7 @@ from transformers import AutoModelForCausalLM
 
 from benchmarks.inference_parts import write_model
 from benchmarks.inference_rounds import over_http, part, row
-from benchmarks.record import write_rows
+from benchmarks.record import end_run
 from core.types import Sample
 from trainer.algorithms.base import AdamParams
 from trainer.algorithms.grpo import GRPO
@@ -204,10 +203,7 @@ def main() -> None:
                 f"  load {os.getloadavg()[0]:.1f}",
                 flush=True,
             )
-    if arguments.record:
-        write_rows("gpu", rows)
-    if arguments.json:
-        print(json.dumps(rows))
+    end_run("gpu", rows, arguments)
 
 
 if __name__ == "__main__":

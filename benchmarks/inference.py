@@ -21,7 +21,6 @@ flight there, which is the faster for it: it samples batch by batch, and a publi
 
 import argparse
 import asyncio
-import json
 import os
 from collections.abc import Iterator
 from contextlib import ExitStack
@@ -30,7 +29,7 @@ from tempfile import TemporaryDirectory
 
 from benchmarks.inference_parts import write_model
 from benchmarks.inference_rounds import Part, over_http, part, row
-from benchmarks.record import write_rows
+from benchmarks.record import end_run
 from benchmarks.skyrl_server import installed, skyrl_server
 
 BATCH = 32
@@ -181,10 +180,7 @@ def main() -> None:
         for made in measured(arguments, Path(folder)):
             rows |= made
             show(made)
-    if arguments.record:
-        write_rows("inference", rows)
-    if arguments.json:
-        print(json.dumps(rows))
+    end_run("inference", rows, arguments)
 
 
 if __name__ == "__main__":

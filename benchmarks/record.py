@@ -1,5 +1,6 @@
 """Figures of record: what was measured, on which machine, when, at which commit."""
 
+import argparse
 import datetime
 import json
 import os
@@ -37,6 +38,14 @@ def write_rows(name: str, rows: dict[str, dict]) -> None:
     known = json.loads(path.read_text(encoding="utf-8"))["rows"] if path.exists() else {}
     fresh = {row: {**figures, "commit": _commit()} for row, figures in rows.items()}
     write_record(name, {"machine": machine(), "rows": {**known, **fresh}})
+
+
+def end_run(name: str, rows: dict[str, dict], arguments: argparse.Namespace) -> None:
+    """What `--record` and `--json` ask for, when all rows are measured."""
+    if arguments.record:
+        write_rows(name, rows)
+    if arguments.json:
+        print(json.dumps(rows))
 
 
 def _commit() -> str:

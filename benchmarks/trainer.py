@@ -20,7 +20,6 @@ benchmarks/results/trainer.json.
 """
 
 import argparse
-import json
 import os
 import random
 import sys
@@ -33,7 +32,7 @@ from tempfile import TemporaryDirectory
 import torch
 from transformers import AutoModelForCausalLM
 
-from benchmarks.record import write_rows
+from benchmarks.record import end_run
 from benchmarks.trainer_parts import Asked, Ours, Step, Trl, group, rollout, turn, write_model
 from benchmarks.trainer_services import by_three_services, directly, through_the_queue
 from core.types import ScoredGroup, Trajectory, Turn
@@ -209,10 +208,7 @@ def main() -> None:
                     f"bar {one['bar']:5.2f} ({one['better']})  load {os.getloadavg()[0]:.1f}",
                     flush=True,
                 )
-    if arguments.record:
-        write_rows("trainer", rows)
-    if arguments.json:
-        print(json.dumps(rows))
+    end_run("trainer", rows, arguments)
 
 
 def parse() -> argparse.Namespace:

@@ -7,7 +7,7 @@ import socket
 import subprocess
 import threading
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager, suppress
 from pathlib import Path
 
@@ -28,10 +28,7 @@ needs_tinker_server = pytest.mark.skipif(
 
 @contextmanager
 def tinker_server(model: Path, folder: Path) -> Iterator[str]:
-    """The address of a server for that model, on a free port of loopback; killed with all that it started."""
-    with socket.socket() as free:
-        free.bind(("127.0.0.1", 0))
-        port = free.getsockname()[1]
+    """The address of a server for that model, which compiles quickly what then runs slowly."""
     # rows in parts of one size, so that each function is compiled once; a slot for each model that the tests open
     backend = {
         "max_lora_adapters": SLOTS,
@@ -39,16 +36,28 @@ def tinker_server(model: Path, folder: Path) -> Iterator[str]:
         "sample_max_num_sequences": 4 * ROWS,
         "train_micro_batch_size": ROWS,
     }
-    command = [
-        *(VENV / "bin/python", LAUNCHER, "--port", port, "--base-model", model, "--backend", "jax"),
-        *("--backend-config", json.dumps(backend), "--database-url", f"sqlite:///{folder / 'server.db'}"),
-        *("--checkpoints-base", folder / "checkpoints"),
-    ]
     # what is compiled here runs for seconds: no time is spent on making it fast
     quick = {
         "JAX_DISABLE_MOST_OPTIMIZATIONS": "1",
         "XLA_FLAGS": "--xla_backend_optimization_level=0 --xla_llvm_disable_expensive_passes=true",
     }
+    with running_server(model, folder, backend, {**os.environ, **quick}) as (url, _):
+        yield url
+
+
+@contextmanager
+def running_server(
+    model: Path, folder: Path, backend: Mapping[str, object], environ: Mapping[str, str]
+) -> Iterator[tuple[str, int]]:
+    """Address and process group of a server on a free port of loopback; killed with all that it started."""
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        port = free.getsockname()[1]
+    command = [
+        *(VENV / "bin/python", LAUNCHER, "--port", port, "--base-model", model, "--backend", "jax"),
+        *("--backend-config", json.dumps(backend), "--database-url", f"sqlite:///{folder / 'server.db'}"),
+        *("--checkpoints-base", folder / "checkpoints"),
+    ]
     quiet = {"JAX_PLATFORMS": "cpu", "HF_HUB_OFFLINE": "1", "CUDA_VISIBLE_DEVICES": "", "PYTHONDONTWRITEBYTECODE": "1"}
     with (folder / "server.log").open("wb") as output:
         process = subprocess.Popen(
@@ -56,13 +65,13 @@ def tinker_server(model: Path, folder: Path) -> Iterator[str]:
             stdout=output,
             stderr=output,
             cwd=folder,
-            env={**os.environ, **quick, **quiet},
+            env={**environ, **quiet},
             start_new_session=True,  # its engine is a process below it
         )
     try:
         url = f"http://127.0.0.1:{port}"
         _wait_until_up(url, process, folder / "server.log")
-        yield url
+        yield url, process.pid
     finally:
         with suppress(ProcessLookupError):
             os.killpg(process.pid, signal.SIGKILL)
