@@ -28,10 +28,13 @@ from backends.owner import LABEL, is_gone, this_owner
 from backends.sandboxes import Sandboxes
 from backends.start import STDIO, hello, shake_hands
 from core.config import Config
+from core.logs import get_logger
 from core.types import JsonObject
 
 if TYPE_CHECKING:
     from aiodocker import Docker
+
+log = get_logger("docker")
 
 UNDO_SECONDS = 30.0
 
@@ -150,6 +153,7 @@ class DockerBackend:
                     if door.path not in str(error):
                         raise
                     self._doors = False  # the daemon does not see our files
+                    log.info("docker_attached_streams", reason=str(error))
         return await start(None)
 
     async def _image(self, daemon: "Docker") -> str:
