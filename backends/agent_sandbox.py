@@ -1,6 +1,7 @@
 """A sandbox with an agent in it (backends/agent), whatever walls a backend built around that agent."""
 
 import asyncio
+import contextlib
 import os
 from collections.abc import Awaitable, Callable, Mapping, Sequence
 from pathlib import Path
@@ -161,13 +162,16 @@ class AgentSandbox:
         if self._hooks.another is None:
             raise CapabilityError("this backend does not fork sandboxes; make one and upload the files")
         kept = await self._snapshot()
-        twin = await self._hooks.another()
         try:
-            await transfers.hand_over(self._snapshot_part, twin._restore_part, kept)
-        except BaseException:
-            await twin.destroy()
-            raise
-        checked(self._channel, Answer, await self._ask({"op": "forget", "snapshot": kept.snapshot}))
+            twin = await self._hooks.another()
+            try:
+                await transfers.hand_over(self._snapshot_part, twin._restore_part, kept)
+            except BaseException:
+                await twin.destroy()
+                raise
+        finally:
+            with contextlib.suppress(SandboxError):  # one that was lost meanwhile keeps nothing
+                checked(self._channel, Answer, await self._ask({"op": "forget", "snapshot": kept.snapshot}))
         return twin
 
     async def set_network(self, network: Network) -> None:

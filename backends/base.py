@@ -274,7 +274,10 @@ class Sandbox(Protocol):
         ...
 
     async def snapshot(self) -> str:
-        """Keep the files of the writable directories as they are now. Returns a name for `reset`. No process is kept."""
+        """Keep the files of the writable directories as they are now. Returns a name for `reset`. No process is kept.
+
+        Raises SandboxError where they cannot be kept: too many or too large, closed to us, or after 256 snapshots.
+        """
         ...
 
     async def reset(self, snapshot: str = "") -> None:

@@ -22,6 +22,8 @@ if TYPE_CHECKING:
     from collections.abc import Callable
 
 MAX_JOBS = 128
+MAX_SNAPSHOTS = 256
+"""Each is an open file of ours, and we may have as few as 1,024 of them."""
 RECEIVE_BYTES = 1 << 16
 INCOMING, OUTGOING = 100, 101
 """Our descriptors of the link to the host; nothing that we start inherits them."""
@@ -141,6 +143,8 @@ class Agent:
         self.loop.reply(request["id"], {}, names)
 
     def _snapshot(self, request: dict, body: bytes) -> None:
+        if len(self._snapshots) >= MAX_SNAPSHOTS:
+            raise Refused("limit", f"it keeps {MAX_SNAPSHOTS} snapshots already; no snapshot")
         archive = Archive()
         try:
             archive.keep(self._setup.writable)

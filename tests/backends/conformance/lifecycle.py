@@ -231,9 +231,24 @@ async def a_snapshot_of_a_tree_that_changes_all_the_time_ends(place: Place):
     changing = asyncio.create_task(
         place.sh("while :; do mkdir -p a/b; echo x >a/b/c; mv a z; ln -s z a; rm -r a z; done 2>/dev/null", timeout_seconds=1)
     )
-    while not changing.done():
+    for _ in range(100):
         await place.sandbox.snapshot()
+        await asyncio.sleep(0.01)
+    await changing
     assert await place.sandbox.alive()
+
+
+@case(Feature.SNAPSHOT)
+async def more_snapshots_than_it_keeps_are_refused(place: Place):
+    await place.sandbox.write("a", b"first")
+    first = await place.sandbox.snapshot()
+    for _ in range(255):
+        await place.sandbox.snapshot()
+    with pytest.raises(SandboxError, match="256 snapshots"):
+        await place.sandbox.snapshot()
+    await place.sandbox.write("a", b"last")
+    await place.sandbox.reset(first)
+    assert await place.text("cat a") == "first"
 
 
 @case(Feature.RESET)
