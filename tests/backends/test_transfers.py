@@ -122,7 +122,7 @@ async def test_a_snapshot_without_end_is_refused_where_it_is_put(impostor: Impos
     parts = 0
 
     def endless(request: dict) -> tuple[dict[str, object], bytes]:
-        return ({"snapshot": 1, "size": 1 << 60}, b"") if request["op"] == "snapshot" else ({}, b"x" * request["size"])
+        return ({"snapshot": 1, "size": 1 << 60}, b"") if request["op"] == "snapshot" else ({}, b"x" * request.get("size", 0))
 
     def full(request: dict) -> tuple[dict[str, object], bytes]:
         nonlocal parts
