@@ -12,8 +12,8 @@ if TYPE_CHECKING:
     from transformers import PreTrainedModel
 
 
-def read_model(directory: Path, dtype: "torch.dtype", attention: str | None = None) -> "PreTrainedModel":
-    """The causal language model of a directory, on the CPU.
+def read_model(directory: Path, dtype: "torch.dtype | None", attention: str | None = None) -> "PreTrainedModel":
+    """The causal language model of a directory, on the CPU. `dtype` None: that of its files.
 
     Raises ConfigError where there is none, or one that is broken or lacks weights; TrainingError where memory runs out.
     """
@@ -21,7 +21,7 @@ def read_model(directory: Path, dtype: "torch.dtype", attention: str | None = No
 
     with reading(directory), _one_line():
         read = AutoModelForCausalLM.from_pretrained(
-            directory, dtype=dtype, attn_implementation=attention, local_files_only=True, output_loading_info=True
+            directory, dtype=dtype or "auto", attn_implementation=attention, local_files_only=True, output_loading_info=True
         )
         model, found = cast("tuple[PreTrainedModel, dict[str, set[str]]]", read)
         if missing := sorted(found["missing_keys"]):  # else they would be random

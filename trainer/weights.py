@@ -120,19 +120,19 @@ def save_model(
 
     `target` holds the whole of it or what it held before. Raises TrainingError.
     """
-    kind = TORCH_TYPES[number_format]
     tied = shared_names(weights)
-    tensors = {
-        name: value.detach().to("cpu", kind if value.is_floating_point() else value.dtype).contiguous()
-        for name, value in weights.items()
-        if name not in tied
-    }
+    tensors = {name: as_written(value, number_format) for name, value in weights.items() if name not in tied}
     with boundary(TrainingError, f"weights {target}"), replaced_directory(target) as partial:
         for path in sorted(like.iterdir()):
             if path.is_file() and not path.name.endswith(WEIGHT_ENDINGS):
                 shutil.copyfile(path, partial / path.name)
         _set_number_format(partial / "config.json", number_format)
         save_file(tensors, partial / WEIGHTS_FILE, metadata={"format": "pt"})
+
+
+def as_written(value: Tensor, number_format: WeightFormat) -> Tensor:
+    """A tensor on the CPU, in the format if it holds floats; the very tensor where it is so already."""
+    return value.detach().to("cpu", TORCH_TYPES[number_format] if value.is_floating_point() else value.dtype).contiguous()
 
 
 def read_weights(directory: Path) -> dict[str, Tensor]:

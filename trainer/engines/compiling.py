@@ -9,12 +9,12 @@ from collections.abc import Callable
 
 import torch
 from torch import Tensor
+from torch.distributed.tensor import DTensor
 
 from core.logs import get_logger
-from trainer.engines.scoring import HEAD_TOLERANCE, Scorer, blocks
+from trainer.engines.scoring import Scorer, blocks
 
 log = get_logger("torch_engine")
-ROUNDED_TOLERANCE = 5e-2  # nats on average: what is compiled rounds to 16 bits less often
 REASON_LENGTH = 300
 
 
@@ -28,11 +28,11 @@ def compile_parts(scorer: Scorer, backend: str | Callable[..., object] = "induct
     scorer.scores = torch.compile(scorer.scores, dynamic=True, backend=backend)
     try:
         with torch._dynamo.config.patch(suppress_errors=False):
-            distance = (_numbers(scorer) - plain).abs().mean().item()
+            distance = scorer.difference(_numbers(scorer), plain)
     except Exception as error:  # the compiler's own words: no C++ compiler, an operation that it does not know
         reason = " ".join(f"{type(error).__name__}: {error}".split())[:REASON_LENGTH]
     else:
-        if distance < (ROUNDED_TOLERANCE if scorer.rounds else HEAD_TOLERANCE):
+        if distance is None:
             # a shape that cannot be compiled later on is computed as it was, and torch warns with the reason
             torch._dynamo.config.suppress_errors = True
             return True
@@ -45,13 +45,10 @@ def compile_parts(scorer: Scorer, backend: str | Callable[..., object] = "induct
 
 
 def _numbers(scorer: Scorer) -> Tensor:
-    """Logprobs of the trial's rows, and each learned vector's share of the gradient's norm; of adapters, each matrix's.
-
-    Not of all matrices: a model that is to be divided among processes may have no room for them here.
-    """
+    """Logprobs of the trial's rows, and each weight's share of the gradient's norm."""
     logprobs = scorer(*scorer.trial())[0]
-    learned = [parameter for parameter in scorer.parameters() if parameter.requires_grad]
-    vectors = [parameter for parameter in learned if parameter.dim() == 1]
-    slopes = torch.autograd.grad(logprobs.sum(), vectors or learned, allow_unused=True)
-    norms = torch.stack([slope.norm() for slope in slopes if slope is not None])
-    return torch.cat([logprobs.detach().flatten(), norms / norms.norm()])
+    logprobs.sum().backward()  # not autograd.grad: where several processes divide the model, only this gathers gradients
+    norms = [parameter.grad.norm() for parameter in scorer.parameters() if parameter.grad is not None]
+    whole = torch.stack([norm.full_tensor() if isinstance(norm, DTensor) else norm for norm in norms]).to(logprobs.device)
+    scorer.zero_grad()
+    return torch.cat([logprobs.detach().flatten(), whole / whole.norm()])

@@ -20,7 +20,15 @@ from torch import Tensor
 from torch.distributed.checkpoint.state_dict import StateDictOptions, get_model_state_dict, get_state_dict, set_state_dict
 from torch.distributed.checkpoint.state_dict_loader import load as load_parts
 from torch.distributed.checkpoint.state_dict_saver import save as save_parts
-from torch.distributed.fsdp import CPUOffloadPolicy, MixedPrecisionPolicy, OffloadPolicy, fully_shard
+from torch.distributed.device_mesh import init_device_mesh
+from torch.distributed.fsdp import (
+    CPUOffloadPolicy,
+    FSDPModule,
+    MixedPrecisionPolicy,
+    OffloadPolicy,
+    fully_shard,
+    register_fsdp_forward_method,
+)
 from torch.distributed.rendezvous import rendezvous
 from torch.distributed.tensor import DTensor
 
@@ -28,6 +36,7 @@ from core.errors import ConfigError, TrainingError, boundary
 from trainer.algorithms.base import AdamParams, LossFunction
 from trainer.batch import Batch
 from trainer.engines.base import MODEL_FOLDER, EngineConfig, Pass
+from trainer.engines.compiling import compile_parts
 from trainer.engines.scoring import Scorer, blocks
 from trainer.engines.torch_engine import Precision, TorchEngine, TorchEngineConfig
 from trainer.weights import save_model
@@ -52,6 +61,7 @@ class FsdpEngine(TorchEngine):
     """One model over all processes of torchrun. Calls are made on process 0 while the others `follow`."""
 
     config_type: ClassVar[type[EngineConfig]] = FsdpEngineConfig
+    _read_as: ClassVar[torch.dtype | None] = None
 
     def __init__(self, source: Path, config: FsdpEngineConfig, *, with_reference: bool = False) -> None:
         """Join the processes of torchrun and divide the model. Raises TrainingError, ConfigError for what cannot be divided."""
@@ -155,18 +165,30 @@ class FsdpEngine(TorchEngine):
         assert told[0] is not None, "process 0 says what is done"
         return told[0]
 
-    def _place(self) -> None:
-        for scorer in (self._scorer, self._reference):
-            if scorer is not None:
-                self._divide(scorer)
-
-    def _divide(self, scorer: Scorer) -> None:
-        mixed = self._config.precision is Precision.BFLOAT16 and self._device.type == "cuda"
+    def _place(self, scorer: Scorer) -> None:
+        """Divide the model, block by block: what is whole is in the host's memory, and in the format of its files."""
+        mesh, on_gpu = init_device_mesh(self._device.type, (self._world,)), self._device.type == "cuda"
+        mixed = self._config.precision is Precision.BFLOAT16 and on_gpu
         policy = MixedPrecisionPolicy(torch.bfloat16, torch.float32) if mixed else MixedPrecisionPolicy()
-        on_gpu = self._device.type == "cuda"
         offload = CPUOffloadPolicy(pin_memory=on_gpu) if self._fsdp.offload else OffloadPolicy()
         for module in (*blocks(scorer.model), scorer):
-            fully_shard(module, mp_policy=policy, offload_policy=offload)
+            for part in chain(module.parameters(), module.buffers()):
+                if part.is_floating_point() and not isinstance(part, DTensor):
+                    part.data = part.data.float()
+            fully_shard(module, mesh=mesh, mp_policy=policy, offload_policy=offload)  # moves it to the device first
+        scorer.rounds = mixed
+        register_fsdp_forward_method(scorer, "has_plain_head")
+
+    def _opened(self, *, learns: bool) -> Scorer:
+        scorer = super()._opened(learns=learns)
+        assert isinstance(scorer, FSDPModule), "it was divided"
+        scorer.reshard()  # its trials left the outermost part whole, and an optimiser must not know whole weights
+        return scorer
+
+    def _compile(self) -> None:
+        """Compile, or refuse to go on: a forward pass that broke off leaves weights whole."""
+        if not compile_parts(self._scorer):
+            raise ConfigError("engine.compile: not possible here, for the reason of the warning before; set it to false")
 
     def _shares(self, batch: Batch) -> Iterator[Batch]:
         """As many micro-batches on every process, because weights are gathered together; what is missing is an empty one."""

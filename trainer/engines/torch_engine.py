@@ -66,6 +66,7 @@ class TorchEngine:
     """One model, one AdamW, on one device."""
 
     config_type: ClassVar[type[EngineConfig]] = TorchEngineConfig
+    _read_as: ClassVar[torch.dtype | None] = torch.float32
 
     def __init__(self, source: Path, config: TorchEngineConfig, *, with_reference: bool = False) -> None:
         """The model of a Hugging Face directory, and a frozen twin of it as the reference.
@@ -75,19 +76,18 @@ class TorchEngine:
         torch.set_num_threads(config.threads)
         self._source, self._config = source, config
         self._device = _usable(config.device)
-        self._model = self._read_model()
         self._with_reference, self._micro_batch_tokens = with_reference, config.micro_batch_tokens
-        self._scorer = self._scorer_of(self._model)
+        self._scorer = self._opened(learns=True)
+        self._model = self._scorer.model
         # with adapters, the reference is the model without them
         twin = with_reference and config.lora is None
-        self._reference = self._scorer_of(self._read_model().requires_grad_(False)) if twin else None
+        self._reference = self._opened(learns=False) if twin else None
         if config.lora is not None:
             add_adapters(self._model, config.lora)
         if config.gradient_checkpointing:
             _recomputed_activations(self._model)
         if config.compile:
-            compile_parts(self._scorer)
-        self._place()
+            self._compile()
         learned = [parameter for parameter in self._model.parameters() if parameter.requires_grad]
         self._optimiser = torch.optim.AdamW(learned, fused=True)
         log.debug("opened", parameters=self._model.num_parameters(), learned=sum(one.numel() for one in learned))
@@ -192,19 +192,24 @@ class TorchEngine:
             version, words, gauss = state["python_rng"]
             random.setstate((version, tuple(words), gauss))
 
-    def _read_model(self) -> PreTrainedModel:
-        model = read_model(self._source, torch.float32, self._config.attention)
-        with enough_memory(f"for the model on {self._device}", "set engine.device, or use the engine fsdp on more processes"):
-            _move(model, self._device)
-        # dropout would make the ratio to the sampler noisy, so the model stays in evaluation mode
-        return model.eval()
-
-    def _scorer_of(self, model: PreTrainedModel) -> Scorer:
+    def _opened(self, *, learns: bool) -> Scorer:
+        """The model of the directory, where it is computed."""
         config = self._config
-        return Scorer(model, config.temperature, config.layout, bfloat16=config.precision is Precision.BFLOAT16)
+        # dropout would make the ratio to the sampler noisy, so the model stays in evaluation mode
+        model = read_model(self._source, self._read_as, config.attention).eval().requires_grad_(learns)
+        scorer = Scorer(model, config.temperature)
+        with enough_memory(f"for the model on {self._device}", "set engine.device, or use the engine fsdp on more processes"):
+            self._place(scorer)
+        scorer.settle(config.layout, bfloat16=config.precision is Precision.BFLOAT16)
+        return scorer
 
-    def _place(self) -> None:
-        """Where an engine of several processes divides the model among them."""
+    def _place(self, scorer: Scorer) -> None:
+        """Bring a model that was read to where it is computed."""
+        scorer.to(self._device)
+
+    def _compile(self) -> None:
+        """Compile what can be; the rest stays as it is."""
+        compile_parts(self._scorer)
 
     def _clipped_norm(self, limit: float) -> float:
         """The gradient's norm before it is clipped to the limit."""
@@ -299,7 +304,3 @@ def _usable(name: str) -> torch.device:
     except (AssertionError, RuntimeError) as error:
         problem = str(error).splitlines()[0]
         raise ConfigError(f"engine.device {name!r} cannot be used: {problem}") from error
-
-
-def _move(module: torch.nn.Module, device: torch.device) -> None:
-    module.to(device)

@@ -3,11 +3,12 @@
 import asyncio
 import shutil
 from collections.abc import Sequence
+from contextlib import closing
 from pathlib import Path
 
 from trainer.inference.dialect import Dialect
 from trainer.inference.external_replica import Replica, on_all
-from trainer.weights import WeightFormat, WeightSource, save_model
+from trainer.weights import TensorSource, WeightFormat, WeightSource, as_written, save_model
 
 
 class DiskHandOver:
@@ -21,8 +22,7 @@ class DiskHandOver:
     async def publish(self, replicas: Sequence[Replica], source: WeightSource, version: int) -> None:
         """See HandOver."""
         folder = self._directory / f"version-{version}"
-        weights = await asyncio.to_thread(source.state_dict)
-        await asyncio.to_thread(save_model, weights, self._model_dir, folder, self._format)
+        await asyncio.to_thread(self._write, source, folder)
         await on_all(self._swap(one, folder, version) for one in replicas)
         before, self._newest = self._newest, folder
         if before not in (None, folder):
@@ -33,6 +33,14 @@ class DiskHandOver:
 
     async def aclose(self) -> None:
         """Nothing goes on."""
+
+    def _write(self, source: WeightSource, folder: Path) -> None:
+        if isinstance(source, TensorSource):  # held once, in the format of the files
+            with closing(source.each_weight()) as each:
+                weights = {name: as_written(value, self._format) for name, value in each}
+        else:
+            weights = source.state_dict()
+        save_model(weights, self._model_dir, folder, self._format)
 
     async def _swap(self, replica: Replica, folder: Path, version: int) -> None:
         replica.version = None

@@ -40,7 +40,8 @@ def scorer_of(directory: Path, *, adapters: bool = False, checkpointing: bool = 
     torch._dynamo.reset()  # what other tests compiled counts towards the limit of the same functions
     model = AutoModelForCausalLM.from_pretrained(directory, dtype=torch.float32)
     assert isinstance(model, PreTrainedModel)
-    scorer = Scorer(model.eval(), 1.0, Layout.SHARED, bfloat16=False)
+    scorer = Scorer(model.eval(), 1.0)
+    scorer.settle(Layout.SHARED, bfloat16=False)
     if adapters:
         add_adapters(model, LoraSettings(rank=4, alpha=8))
     if checkpointing:

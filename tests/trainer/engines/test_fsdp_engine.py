@@ -15,6 +15,7 @@ from tests.trainer.engines.two_processes import MICRO_BATCH_TOKENS
 from trainer.engines.fsdp_engine import FsdpEngine, FsdpEngineConfig
 from trainer.engines.lora import LoraSettings
 from trainer.engines.torch_engine import TorchEngine, TorchEngineConfig
+from trainer.weights import WeightFormat, save_model
 
 ROOT = Path(__file__).parents[3]
 TOLERANCE = 1e-4
@@ -22,6 +23,7 @@ LIMIT_SECONDS = 300
 
 
 def test_two_processes_learn_what_one_learns(toy_model: Path, tmp_path: Path):
+    toy_model = in_16_bits(toy_model, tmp_path / "rounded")  # read as it is, and widened while it is divided
     (two := tmp_path / "two").mkdir()
     (one := tmp_path / "one").mkdir()
     command = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node=2"]
@@ -41,6 +43,12 @@ def test_two_processes_learn_what_one_learns(toy_model: Path, tmp_path: Path):
     for name, value in ours["weights"].items():
         torch.testing.assert_close(theirs["second_half"]["weights"][name], value, atol=TOLERANCE, rtol=TOLERANCE, msg=name)
     assert AutoModelForCausalLM.from_pretrained(two / "model").num_parameters() > 0
+
+
+def in_16_bits(model: Path, target: Path) -> Path:
+    weights = AutoModelForCausalLM.from_pretrained(model).state_dict()
+    save_model(weights, model, target, WeightFormat.BFLOAT16)
+    return target
 
 
 @pytest.mark.skipif(torch.cuda.is_available(), reason="there is a GPU here")

@@ -46,8 +46,9 @@ def second_half(engine: TorchEngine, out: Path) -> dict[str, object]:
 def main(model: Path, out: Path) -> None:
     came_out: dict[str, object] = {}
     for half in (first_half, second_half):
-        offload = half is second_half
-        engine = FsdpEngine(model, FsdpEngineConfig(micro_batch_tokens=MICRO_BATCH_TOKENS, processes=2, offload=offload))
+        other = half is second_half
+        config = FsdpEngineConfig(micro_batch_tokens=MICRO_BATCH_TOKENS, processes=2, offload=other)
+        engine = FsdpEngine(model, config, with_reference=other)
         if engine.rank == 0:
             came_out[half.__name__] = half(engine, out)
             engine.close()
