@@ -2,6 +2,7 @@
 
 import asyncio
 from collections.abc import Sequence
+from functools import partial
 from uuid import uuid4
 
 from starlette.exceptions import HTTPException
@@ -139,7 +140,8 @@ class AtroposRoutes:
             wanted = TakeBatch(
                 batch_id=f"{RUN}-{uuid4().hex}", run=RUN, groups=1, policy_version=0, lease_seconds=DELIVERY_SECONDS
             )
-            lease = await self._queue.take_batch(wanted, request.is_disconnected, batch_of(size, self._state.shares()))
+            gone, choose = partial(has_left, request), batch_of(size, self._state.shares())
+            lease = await self._queue.take_batch(wanted, gone, choose)
         if lease is None:
             return JSONResponse({"batch": None})
         encoding = encoding_for(request.headers.get("accept-encoding", ""))

@@ -1,7 +1,7 @@
 """The queue as the routes see it: durable through a store, awake through the snapshot of the last commit."""
 
 import asyncio
-from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
+from collections.abc import AsyncIterator, Callable, Sequence
 from contextlib import AbstractContextManager, suppress
 from typing import Self
 
@@ -157,7 +157,7 @@ class GroupQueue:
         return first
 
     async def take_batch(
-        self, wanted: TakeBatch, gone: Callable[[], Awaitable[bool]], choose: Choose | None = None
+        self, wanted: TakeBatch, gone: Callable[[], bool], choose: Choose | None = None
     ) -> Lease | None:
         """A batch under a lease, or None when there are too few groups after `wait_seconds`. Raises Conflict.
 
@@ -167,7 +167,7 @@ class GroupQueue:
         deadline = self._clock.monotonic() + wanted.wait_seconds
         while True:
             changed = self._queue_bell
-            if await gone():
+            if gone():
                 return None
             lease = await self._store.take_batch(wanted, self._clock.now(), choose)
             if lease is not None:

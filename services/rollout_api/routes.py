@@ -2,6 +2,7 @@
 
 import asyncio
 from collections.abc import AsyncIterator, Mapping
+from functools import partial
 
 import orjson
 from pydantic import BaseModel
@@ -13,11 +14,11 @@ from core import wire
 from core.clock import Clock
 from core.types import Update
 from services.rollout_api.base import NATIVE, Lease
-from services.rollout_api.bodies import JSON, check_count, check_text, read_group, read_model, validated
+from services.rollout_api.bodies import JSON, check_count, check_text, has_left, read_group, read_model, validated
 from services.rollout_api.compression import body_of, frame_of, one_frame
 from services.rollout_api.group_check import json_of
 from services.rollout_api.messages import DemandQuery, EnvironmentSpec, PostQuery, Receipt, RunChange, RunSpec, TakeBatch
-from services.rollout_api.queue import GroupQueue
+from services.rollout_api.queue import READ_BYTES, GroupQueue
 from services.rollout_api.refusals import Conflict, Invalid
 
 MAX_SMALL_BODY = 1 << 20
@@ -70,7 +71,7 @@ class Routes:
         wanted = await read_model(request, TakeBatch, MAX_SMALL_BODY)
         for text in (wanted.batch_id, wanted.run, *wanted.refused):
             check_text(text)
-        lease = await self._queue.take_batch(wanted, request.is_disconnected)
+        lease = await self._queue.take_batch(wanted, partial(has_left, request))
         if lease is None:
             return Response(status_code=204)
         return await batch_answer(self._queue, lease, request.headers)
@@ -115,7 +116,10 @@ async def batch_answer(queue: GroupQueue, lease: Lease, headers: Mapping[str, st
     if ZSTD in accepted:
         head = frame_of(head)
         length = len(head) + sum(one.stored for one in lease.heads)
-        return StreamingResponse(_frame_parts(queue, lease, head), headers={"Content-Length": str(length)}, media_type=ZSTD)
+        parts = _frame_parts(queue, lease, head)
+        if length <= READ_BYTES:  # in memory at once in any case
+            return Response(b"".join([part async for part in parts]), media_type=ZSTD)
+        return StreamingResponse(parts, headers={"Content-Length": str(length)}, media_type=ZSTD)
     in_json = JSON in accepted
     parts = _json_parts(queue, lease) if in_json else _plain_parts(queue, lease, head)
     media_type, vary = JSON if in_json else wire.CONTENT_TYPE, {"Vary": "Accept, Accept-Encoding"}

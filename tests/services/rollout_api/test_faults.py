@@ -235,7 +235,7 @@ def test_a_server_that_comes_back_under_another_name_is_counted_once_when_the_ol
 async def test_a_clock_that_jumps_ends_no_lease_and_lengthens_none(tmp_path: Path):
     clock = JumpingClock()
 
-    async def still_here() -> bool:
+    def still_here() -> bool:
         return False
 
     def opened() -> GroupQueue:

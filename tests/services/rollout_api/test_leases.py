@@ -18,7 +18,7 @@ def parcel(name: str) -> Parcel:
     return Parcel(name, "sums", policy_version=0, scored=2, lost=0, body=encode(group(name)), accepted_at=0.0)
 
 
-async def still_here() -> bool:
+def still_here() -> bool:
     return False
 
 
