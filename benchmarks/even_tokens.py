@@ -19,6 +19,7 @@ from services.arena import RolloutsConfig
 from services.environment_server.record import GroupFile
 from services.environment_server.server import EnvironmentServer
 from services.environment_server.task_order import Assignment
+from services.heap import settle_heap
 from services.rollout_api.messages import Demand
 from services.sdk.rollout_client import RolloutClient
 
@@ -63,6 +64,7 @@ def turn_of(task: Task, answer: JsonObject) -> Turn:
 async def serve(asked: Asked, api_url: str, policy_url: str, max_groups: int) -> None:
     """Play until the run is finished."""
     client = CompletionClient(PolicyConfig(base_url=policy_url, tokenizer=Path(asked.model)))
+    settle_heap()
     rollouts = RolloutsConfig(api_url=api_url, seed=asked.seed, max_groups=max_groups)
     async with RolloutClient(api_url) as api:
         await EnvironmentServer(EvenTokens(asked, client), api, rollouts, policy_url).run(GroupFile(None))

@@ -22,6 +22,7 @@ import torch
 from benchmarks.trainer_parts import Asked, Player
 from core.types import Update
 from services.bind import free_ports
+from services.heap import settle_heap
 from services.ready import wait_until_ready
 from services.rollout_api.messages import RunSpec
 from services.run_file import RunFile
@@ -164,6 +165,7 @@ async def _trained(
 
     engine = LocalEngine.load(config.model, config.inference)
     loop = TrainLoop(config.loop, make_learner(config), make_checkpoints(config), noted)
+    settle_heap()
     await loop.run(source(Player(asked, engine)), engine)
     await engine.aclose()
     metrics.close()

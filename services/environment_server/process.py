@@ -11,6 +11,7 @@ from services.arena import RolloutsConfig, open_arena
 from services.environment_server.player import ArenaPlayer
 from services.environment_server.record import GroupFile
 from services.environment_server.server import EnvironmentServer, health_of
+from services.heap import settle_heap
 from services.policies import policy_at
 from services.ready import wait_until_ready
 from services.rollout_api.access import Role, Tokens
@@ -29,6 +30,7 @@ async def serve_environment(name: str, file: RunFile, settings: Settings, record
     Raises UnknownName, ConfigError, MissingRuntime, and what EnvironmentServer.run raises.
     """
     async with environment_server(name, file, settings) as server:
+        settle_heap()
         print(f"environment  {name}  {api_url_of(file)}  policy {policy_url_of(file)}", flush=True)  # noqa: T201 the result
         await server.run(GroupFile(record))
 

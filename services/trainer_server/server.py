@@ -21,6 +21,7 @@ from core.errors import ConfigError, QueueError
 from core.files import write_whole
 from core.logs import get_logger
 from services.bind import BearerAuth, check_bind, claim_socket, make_server, signals_end, url_of
+from services.heap import settle_heap
 from services.ready import wait_until_ready
 from services.rollout_api.messages import RunSpec
 from services.sdk.rollout_client import RolloutClient
@@ -139,6 +140,7 @@ def serve_trainer(
     with claim_socket(config.host, config.port) as sock:
         trainer = Trainer(config, token, rollout_token or token)
         server = make_server(trainer.app)
+        settle_heap()
         print(f"trainer      {url_of(sock)}  {config.model} -> {config.out}", flush=True)  # noqa: T201 the command's result
         with signals_end(server), asyncio.Runner(loop_factory=server.config.get_loop_factory()) as runner:
             runner.run(trainer.serve(server, sock))
