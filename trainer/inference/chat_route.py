@@ -5,7 +5,7 @@ from contextlib import aclosing
 
 from pydantic import JsonValue
 from starlette.requests import Request
-from starlette.responses import JSONResponse, Response
+from starlette.responses import Response
 
 from core.types import JsonObject, TokenIds
 from tool_call_parsers.base import ParsedCompletion
@@ -15,7 +15,7 @@ from trainer.inference.base import Generation, TokenConstraint
 from trainer.inference.bodies import ChatBody, requests_of
 from trainer.inference.chat_stream import ChatStream, HeardText, HeardTokens, finish_reason
 from trainer.inference.constraints import ANY_OBJECT, AllowedCall, Demand
-from trainer.inference.http_answers import event_stream, read_body, while_connected
+from trainer.inference.http_answers import JsonAnswer, event_stream, read_body, while_connected
 from trainer.inference.served import GrowingText, Served, spans, token_counts, usage
 
 
@@ -113,4 +113,4 @@ async def chat_completions(request: Request) -> Response:
     turn = ChatTurn(request.app.state.served, await read_body(request, ChatBody))
     if turn.body.stream:
         return await event_stream(request, turn.events())
-    return JSONResponse(await while_connected(request, turn.answer()))
+    return JsonAnswer(await while_connected(request, turn.answer()))

@@ -6,12 +6,12 @@ from itertools import accumulate
 
 from pydantic import JsonValue
 from starlette.requests import Request
-from starlette.responses import JSONResponse, Response
+from starlette.responses import Response
 
 from core.types import JsonObject, TokenIds
 from trainer.inference.base import Generation, UnusableRequest
 from trainer.inference.bodies import CompletionBody, requests_of
-from trainer.inference.http_answers import event_stream, read_body, while_connected
+from trainer.inference.http_answers import JsonAnswer, event_stream, read_body, while_connected
 from trainer.inference.served import DEFAULT_MAX_TOKENS, GrowingText, Served, spans, token_counts, usage
 
 
@@ -91,4 +91,4 @@ async def completions(request: Request) -> Response:
     completion = TextCompletion(request.app.state.served, await read_body(request, CompletionBody))
     if completion.body.stream:
         return await event_stream(request, completion.events())
-    return JSONResponse(await while_connected(request, completion.answer()))
+    return JsonAnswer(await while_connected(request, completion.answer()))

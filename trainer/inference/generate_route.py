@@ -5,13 +5,13 @@ The leanest way to sample for training: no template, no parser, the session keep
 
 from pydantic import JsonValue
 from starlette.requests import Request
-from starlette.responses import JSONResponse, Response
+from starlette.responses import Response
 
 from core.config import validated
 from core.types import FinishReason, JsonObject, TokenIds
 from trainer.inference.base import Generation, SamplingParams, UnusableRequest
 from trainer.inference.bodies import GenerateBody, IdPrompt, PromptBody, requests_of
-from trainer.inference.http_answers import read_object, while_connected
+from trainer.inference.http_answers import JsonAnswer, read_object, while_connected
 from trainer.inference.served import DEFAULT_MAX_TOKENS, Served, spans
 
 
@@ -20,7 +20,7 @@ async def generate(request: Request) -> Response:
     served: Served = request.app.state.served
     data = await read_object(request)
     answer = _vllm(served, data) if "prompt" in data else _sglang(served, data)
-    return JSONResponse(await while_connected(request, answer))
+    return JsonAnswer(await while_connected(request, answer))
 
 
 async def _sglang(served: Served, data: JsonObject) -> JsonValue:

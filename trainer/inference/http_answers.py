@@ -6,6 +6,7 @@ from collections.abc import AsyncGenerator, AsyncIterator, Coroutine
 from contextlib import aclosing
 from typing import TypeVar
 
+import orjson
 from pydantic import BaseModel, ValidationError
 from starlette.exceptions import HTTPException
 from starlette.requests import Request
@@ -29,6 +30,17 @@ T = TypeVar("T")
 
 class ClientGone(NatgymError):
     """The caller closed the connection; nobody reads the answer."""
+
+
+class JsonAnswer(JSONResponse):
+    """An answer in JSON. Half of a surrogate pair, which a caller's text may hold and UTF-8 cannot, goes as its escape."""
+
+    def render(self, content: object) -> bytes:
+        """Its bytes."""
+        try:
+            return orjson.dumps(content)
+        except TypeError:
+            return json.dumps(content, separators=(",", ":")).encode()
 
 
 async def read_body(request: Request, kind: type[B]) -> B:
@@ -61,15 +73,15 @@ async def while_connected(request: Request, work: Coroutine[object, object, T]) 
     """What `work` returns; it is cancelled, and ClientGone raised, when the caller hangs up."""
     working = asyncio.create_task(work)
     leaving = asyncio.create_task(_disconnected(request))
+    leaving.add_done_callback(lambda _: working.cancel())
     try:
-        await asyncio.wait((working, leaving), return_when=asyncio.FIRST_COMPLETED)
-        if not working.done():
-            raise ClientGone("the caller hung up")
-        return working.result()
+        return await working
+    except asyncio.CancelledError:
+        if leaving.done() and not leaving.cancelled():
+            raise ClientGone("the caller hung up") from None
+        raise
     finally:
-        working.cancel()
         leaving.cancel()
-        await asyncio.gather(working, leaving, return_exceptions=True)
 
 
 async def event_stream(request: Request, events: AsyncGenerator[JsonObject, None]) -> StreamingResponse:
@@ -97,7 +109,7 @@ async def on_error(_: Request, error: Exception) -> Response:
         message = _one_line(error)
     if status >= 500:
         log.warning("request_failed", status=status, error=message)
-    return JSONResponse(error_body(message, kind), status_code=status, headers=headers)
+    return JsonAnswer(error_body(message, kind), status_code=status, headers=headers)
 
 
 def _status(error: Exception) -> tuple[int, str]:

@@ -7,7 +7,7 @@ from pydantic import ValidationError
 from starlette.applications import Starlette
 from starlette.exceptions import HTTPException
 from starlette.requests import Request
-from starlette.responses import JSONResponse, PlainTextResponse, Response
+from starlette.responses import PlainTextResponse, Response
 from starlette.routing import Route
 
 from core.errors import NatgymError
@@ -20,7 +20,7 @@ from trainer.inference.chat_route import chat_completions
 from trainer.inference.completions_route import completions
 from trainer.inference.constraints import Constrainer
 from trainer.inference.generate_route import generate
-from trainer.inference.http_answers import on_error
+from trainer.inference.http_answers import JsonAnswer, on_error
 from trainer.inference.served import Served
 from trainer.inference.tokenize_route import detokenize, tokenize
 
@@ -65,28 +65,28 @@ def create_app(
 
 async def models(request: Request) -> Response:
     """GET /v1/models: the one model, with its directory and policy version."""
-    return JSONResponse({"object": "list", "data": [_model(request.app.state.served)]})
+    return JsonAnswer({"object": "list", "data": [_model(request.app.state.served)]})
 
 
 async def one_model(request: Request) -> Response:
     """GET /v1/models/NAME."""
     served: Served = request.app.state.served
     served.check_model(request.path_params["model_id"])
-    return JSONResponse(_model(served))
+    return JsonAnswer(_model(served))
 
 
 async def health(request: Request) -> Response:
     """GET /health."""
     stats = request.app.state.served.engine.stats()
     facts: JsonObject = {"policy_version": stats.policy_version, "running": stats.running, "waiting": stats.waiting}
-    return JSONResponse({"status": "ok", **facts})
+    return JsonAnswer({"status": "ok", **facts})
 
 
 async def ready(request: Request) -> Response:
     """GET /ready: whether a request would be taken now; 503 where the queue is full or the engine closed."""
     if not request.app.state.served.engine.stats().ready:
         raise QueueFull("the engine takes no requests now: its queue is full, or it is closed")
-    return JSONResponse({"status": "ready"})
+    return JsonAnswer({"status": "ready"})
 
 
 async def metrics(request: Request) -> Response:

@@ -56,6 +56,8 @@ class Served:
 
     async def generate(self, requests: Sequence[GenerationRequest]) -> list[Generation]:
         """All of them; the first failure cancels the rest and is raised."""
+        if len(requests) == 1:
+            return [await self.engine.generate(requests[0])]
         try:
             async with asyncio.TaskGroup() as tasks:
                 running = [tasks.create_task(self.engine.generate(request)) for request in requests]

@@ -1,12 +1,12 @@
 """POST /tokenize and POST /detokenize, as vLLM and SGLang answer them: text or a conversation to ids, and back."""
 
 from starlette.requests import Request
-from starlette.responses import JSONResponse, Response
+from starlette.responses import Response
 
 from core.types import JsonObject
 from trainer.inference.base import UnusableRequest
 from trainer.inference.bodies import DetokenizeBody, TokenizeBody
-from trainer.inference.http_answers import read_body
+from trainer.inference.http_answers import JsonAnswer, read_body
 from trainer.inference.served import Served
 
 
@@ -22,7 +22,7 @@ async def tokenize(request: Request) -> Response:
         tools = [tool.spec() for tool in body.tools or ()]
         ids = served.renderer.render(messages, tools, add_generation_prompt=body.add_generation_prompt)
     answer: JsonObject = {"count": len(ids), "max_model_len": served.engine.max_length, "tokens": list(ids)}
-    return JSONResponse(answer)
+    return JsonAnswer(answer)
 
 
 async def detokenize(request: Request) -> Response:
@@ -34,4 +34,4 @@ async def detokenize(request: Request) -> Response:
     if max(body.tokens, default=0) >= size:
         raise UnusableRequest(f"token id {max(body.tokens)} is outside the tokenizer's vocabulary of {size}")
     text = served.renderer.decode(body.tokens)
-    return JSONResponse({"prompt": text, "text": text})
+    return JsonAnswer({"prompt": text, "text": text})

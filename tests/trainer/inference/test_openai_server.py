@@ -86,6 +86,12 @@ async def test_both_shapes_of_generate_say_the_same(client: httpx.AsyncClient):
     assert "logprobs" not in vllm
 
 
+async def test_half_a_character_in_a_prompt_comes_back_as_it_was_sent(client: httpx.AsyncClient):
+    headers = {"content-type": "application/json"}
+    answer = await client.post("/generate", content=b'{"prompt": "a\\ud800", "max_tokens": 2}', headers=headers)
+    assert (answer.status_code, answer.json()["prompt"]) == (200, "a\ud800")
+
+
 async def test_text_becomes_ids_and_ids_text(client: httpx.AsyncClient, model_dir: Path):
     renderer = Renderer.from_directory(model_dir)
     told = (await client.post("/tokenize", json={"prompt": "You are a careful agent."})).json()
