@@ -156,9 +156,7 @@ class GroupQueue:
             self._ring_demand_if_free()
         return first
 
-    async def take_batch(
-        self, wanted: TakeBatch, gone: Callable[[], bool], choose: Choose | None = None
-    ) -> Lease | None:
+    async def take_batch(self, wanted: TakeBatch, gone: Callable[[], bool], choose: Choose | None = None) -> Lease | None:
         """A batch under a lease, or None when there are too few groups after `wait_seconds`. Raises Conflict.
 
         `choose` picks it out of the oldest queued groups, where it is not simply the oldest `groups` of them.
