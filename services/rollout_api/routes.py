@@ -19,7 +19,7 @@ from services.rollout_api.compression import body_of, frame_of, one_frame
 from services.rollout_api.group_check import json_of
 from services.rollout_api.messages import DemandQuery, EnvironmentSpec, PostQuery, Receipt, RunChange, RunSpec, TakeBatch
 from services.rollout_api.queue import READ_BYTES, GroupQueue
-from services.rollout_api.refusals import Conflict, Invalid
+from services.rollout_api.refusals import Conflict, Damaged, Invalid, TryLater
 
 MAX_SMALL_BODY = 1 << 20
 MAX_NAME = 200
@@ -118,7 +118,10 @@ async def batch_answer(queue: GroupQueue, lease: Lease, headers: Mapping[str, st
         length = len(head) + sum(one.stored for one in lease.heads)
         parts = _frame_parts(queue, lease, head)
         if length <= READ_BYTES:  # in memory at once in any case
-            return Response(b"".join([part async for part in parts]), media_type=ZSTD)
+            try:
+                return Response(b"".join([part async for part in parts]), media_type=ZSTD)
+            except Damaged as error:  # what the disk has lost is dropped by now: the same request gets the others
+                raise TryLater(str(error)) from error
         return StreamingResponse(parts, headers={"Content-Length": str(length)}, media_type=ZSTD)
     in_json = JSON in accepted
     parts = _json_parts(queue, lease) if in_json else _plain_parts(queue, lease, head)
