@@ -132,6 +132,8 @@ class Loop:
             if self.setup.isolated and (not self.jobs or waited > PURGE_SECONDS / 2):
                 # one system call that no fork slips through; against a fork bomb it is worth the other jobs
                 kill(-1)
+                while self._parked:  # they die of it too, and one that is not dead yet would still take a command
+                    self._dismiss(self._parked.pop())
             else:
                 # one that forks and ends, again and again, is caught only by who looks and strikes faster than it does
                 found = orphans(self._nannies) if looks % QUICK_LOOKS else None
