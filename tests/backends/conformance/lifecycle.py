@@ -131,6 +131,15 @@ async def a_reset_leaves_nothing(place: Place):
     assert b"NameError" in (await session.run("x", timeout_seconds=30)).stderr
 
 
+@case(Feature.RESET)
+async def the_command_after_a_reset_does_not_die_of_it(place: Place):
+    for _ in range(60):
+        await place.sandbox.spawn(["sleep", "4000"])
+        await place.sandbox.exec(["true"], timeout_seconds=30)  # whoever ran it waits for another command
+        await place.sandbox.reset()
+        assert await place.text("echo alive") == "alive\n"
+
+
 @case(Feature.RESET, "private_pids")
 async def a_reset_removes_shared_memory(place: Place):
     await place.python(
