@@ -45,10 +45,12 @@ def compile_parts(scorer: Scorer, backend: str | Callable[..., object] = "induct
 
 
 def _numbers(scorer: Scorer) -> Tensor:
-    """Logprobs of the trial's rows, and each weight's share of the gradient's norm."""
+    """Logprobs of the trial's rows, and each learned vector's share of the gradient's norm; of adapters, each matrix's."""
     logprobs = scorer(*scorer.trial())[0]
     logprobs.sum().backward()  # not autograd.grad: where several processes divide the model, only this gathers gradients
-    norms = [parameter.grad.norm() for parameter in scorer.parameters() if parameter.grad is not None]
+    slopes = [parameter.grad for parameter in scorer.parameters() if parameter.grad is not None]
+    # those of matrices are so much larger that beside them no error in a vector's would be seen
+    norms = [slope.norm() for slope in [slope for slope in slopes if slope.dim() == 1] or slopes]
     whole = torch.stack([norm.full_tensor() if isinstance(norm, DTensor) else norm for norm in norms]).to(logprobs.device)
     scorer.zero_grad()
     return torch.cat([logprobs.detach().flatten(), whole / whole.norm()])

@@ -240,9 +240,9 @@ async def a_snapshot_of_a_tree_that_changes_all_the_time_ends(place: Place):
     changing = asyncio.create_task(
         place.sh("while :; do mkdir -p a/b; echo x >a/b/c; mv a z; ln -s z a; rm -r a z; done 2>/dev/null", timeout_seconds=1)
     )
-    for _ in range(100):
+    for _ in range(250):
         await place.sandbox.snapshot()
-        await asyncio.sleep(0.01)
+        await asyncio.sleep(0.004)
     await changing
     assert await place.sandbox.alive()
 
